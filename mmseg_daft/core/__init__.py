@@ -1,0 +1,4 @@
+"""The method itself, in PyTorch alone: statistics, conversion, parameter groups.
+
+Nothing here knows of MMEngine or MMSegmentation; ``mmseg_daft.engine`` adapts it.
+"""

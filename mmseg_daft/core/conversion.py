@@ -1,0 +1,102 @@
+"""Batch-norm conversion: lines 4 and 5 of Algorithm 1 (Ha, Jeong, Lee, AAAI 2024).
+
+For each layer, with source parameters γs, βs, Ms, Σs and target statistics Mt, Σt,
+
+    γt = γs · sqrt(Σt + ε) / sqrt(Σs + ε),    βt = βs + γs · (Mt - Ms) / sqrt(Σs + ε)
+
+replace γs, βs, and Mt, Σt replace Ms, Σs. It is a re-parametrisation: in test mode the network
+computes the function that it computed before, on any input. In training mode its batch statistics
+now sit close to the running ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmseg_daft.core.batch_norm import BatchNorm, why_not_convertible
+from mmseg_daft.core.statistics import LayerStatistics
+
+
+class LayerTensors(NamedTuple):
+    """γ, β and the running statistics of a batch-norm layer, each of shape ``(C,)``."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+
+@torch.no_grad()
+def converted(layer: BatchNorm, statistics: LayerStatistics) -> LayerTensors:
+    """Return what a layer's tensors become, in float64, leaving the layer as it is (Eq. 4 and 5).
+
+    Raises:
+        ValueError: The layer cannot be converted, or the result does not fit its number format.
+    """
+    reason = why_not_convertible(layer)
+    if reason:
+        raise ValueError(f'the layer cannot be converted: {reason}')
+    gamma, beta, mean, var = (t.double() for t in tensors_of(layer))
+    source_std = torch.sqrt(var + layer.eps)
+    result = LayerTensors(
+        weight=gamma * torch.sqrt(statistics.var + layer.eps) / source_std,
+        bias=beta + gamma * (statistics.mean - mean) / source_std,
+        running_mean=statistics.mean,
+        running_var=statistics.var)
+    for name, tensor, kept in zip(LayerTensors._fields, result, tensors_of(layer)):
+        if not torch.isfinite(tensor.to(kept.dtype)).all():
+            raise ValueError(
+                f'the converted {name} is not finite in {kept.dtype}: look for NaN or infinite values '
+                'in the pre-trained weights and the data')
+    return result
+
+
+def tensors_of(layer: BatchNorm) -> LayerTensors:
+    """Return a layer's own four tensors (not copies)."""
+    return LayerTensors(layer.weight, layer.bias, layer.running_mean, layer.running_var)
+
+
+@torch.no_grad()
+def write(layers: Mapping[str, BatchNorm], tensors: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
+    """Write tensors into layers, in place, and return copies of what was there.
+
+    In place, because the optimizer and a distributed wrapper hold these very tensors; frozen γ and β
+    are written too. ``write(layers, returned)`` undoes it.
+    """
+    before = {name: LayerTensors(*(t.clone() for t in tensors_of(layers[name]))) for name in tensors}
+    for name, new in tensors.items():
+        for tensor, value in zip(tensors_of(layers[name]), new):
+            tensor.copy_(value)
+    return before
+
+
+def convert(
+    layers: Mapping[str, BatchNorm], statistics: Mapping[str, LayerStatistics]
+) -> dict[str, LayerTensors]:
+    """Convert batch-norm layers to target statistics, all or none, and return what was there before.
+
+    Args:
+        layers: The layers, by name.
+        statistics: The target statistics of each of them, by the same name.
+
+    Raises:
+        ValueError: A layer cannot be converted, or two layers share a tensor: γ that serves two
+            layers cannot take up the change of both their statistics.
+    """
+    owner: dict[int, str] = {}
+    new = {}
+    for name, layer in layers.items():
+        try:
+            new[name] = converted(layer, statistics[name])
+        except ValueError as error:
+            raise ValueError(f'Batch-norm layer {name!r}: {error}.') from None
+        for tensor in tensors_of(layer):
+            if owner.setdefault(id(tensor), name) != name:
+                raise ValueError(
+                    f'Batch-norm layers {owner[id(tensor)]!r} and {name!r} share a tensor, which cannot take '
+                    'up the change of both their statistics. Leave one of them out of `modules`.')
+    return write(layers, new)

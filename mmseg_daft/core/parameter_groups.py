@@ -1,0 +1,95 @@
+"""Two learning rates, two named parameter groups: ηθ for the backbone, ηw for the head.
+
+Integrated LP-FT (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT") trains both in one
+stage at independently chosen rates. Few groups keep PyTorch's multi-tensor optimizer step whole, and
+names let logs say which rate is whose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # batch and instance norms are _NormBase
+
+
+def parameter_groups(
+    model: nn.Module,
+    parts: Mapping[str, Sequence[str]],
+    rates: Mapping[str, float],
+    weight_decay: float | None = None,
+    norm_decay_mult: float | None = None,
+    bias_decay_mult: float | None = None,
+) -> list[dict[str, Any]]:
+    """Sort a model's trainable parameters into named groups for a PyTorch optimizer.
+
+    Args:
+        model: The model, without a distributed wrapper.
+        parts: For each part, ``'backbone'`` and ``'head'``, the submodules that make it up. Names
+            that the model lacks are allowed (not every model has a neck).
+        rates: The absolute learning rate of each part.
+        weight_decay: The optimizer's; needed with the two rules below.
+        norm_decay_mult: Multiplies the weight decay of the normalisation layers' parameters.
+        bias_decay_mult: Multiplies the weight decay of all other biases.
+
+    Returns:
+        One group a part, with the keys ``name``, ``part``, ``params`` and ``lr``; where a rule is
+        given, further ones such as ``backbone_norm``, with ``weight_decay``. A part without trainable
+        parameters has no group.
+
+    Raises:
+        ValueError: A trainable parameter belongs to no part or to two, or nothing is trainable.
+    """
+    rules = {'norm': norm_decay_mult, 'bias': bias_decay_mult}
+    if weight_decay is None and any(mult is not None for mult in rules.values()):
+        raise ValueError('norm_decay_mult and bias_decay_mult multiply the weight decay of the optimizer, '
+                         'which has none: set optimizer=dict(..., weight_decay=...).')
+    owners = {scope: part for part, scopes in parts.items() for scope in scopes}
+    kinds = _decay_kinds(model)
+    groups: dict[str, dict[str, Any]] = {}
+    names: dict[int, tuple[str, str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            continue
+        found = {part for scope, part in owners.items() if f'{name}.'.startswith(f'{scope}.')}
+        if len(found) != 1:
+            problem = f'to {" and ".join(sorted(found))}' if found else f'to none of {sorted(owners)}'
+            raise ValueError(
+                f'Parameter {name!r} belongs {problem}, so its learning rate is unknown. List the submodule '
+                f'{name.split(".")[0]!r} once, in backbone_modules or in head_modules of paramwise_cfg, or freeze '
+                'the parameter (requires_grad=False).')
+        part = found.pop()
+        first, first_part = names.setdefault(id(parameter), (name, part))
+        if first_part != part:
+            raise ValueError(
+                f'Parameter {name!r} of the {part} is also {first!r} of the {first_part}: a shared '
+                'parameter cannot have two learning rates. Move one of the modules to the other part by '
+                'backbone_modules or head_modules of paramwise_cfg.')
+        if first != name:
+            continue
+        kind = kinds.get(id(parameter))
+        mult = rules.get(kind)
+        key = part if mult is None else f'{part}_{kind}'
+        group = groups.setdefault(key, dict(name=key, part=part, params=[], lr=rates[part]))
+        if mult is not None:
+            group['weight_decay'] = weight_decay * mult
+        group['params'].append(parameter)
+    if not groups:
+        raise ValueError('The model has no trainable parameter: every requires_grad is False.')
+    order = list(parts)
+    return sorted(groups.values(), key=lambda group: (order.index(group['part']), group['name']))
+
+
+def _decay_kinds(model: nn.Module) -> dict[int, str]:
+    """Tell the parameters of normalisation layers and other layers' biases apart, by identity."""
+    kinds: dict[int, str] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, _NORMS):
+                kinds[id(parameter)] = 'norm'
+            elif name == 'bias':
+                kinds.setdefault(id(parameter), 'bias')
+    return kinds
