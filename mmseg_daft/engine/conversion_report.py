@@ -1,0 +1,61 @@
+"""What a conversion did: for the log in four lines, and for the checkpoint as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import exp
+from statistics import fmean
+from typing import Any
+
+from mmseg_daft.core.domain_shift import DomainShift
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """The facts of one conversion.
+
+    Attributes:
+        modules: The scope that was asked for.
+        dataset: The training data: class, length and where it lies.
+        num_batches: Mini-batches that the statistics are means of, all ranks together.
+        num_images: Images in them.
+        seed: Of the pass's shuffling and augmentation.
+        seconds: Wall time of the pass and the conversion.
+        output_change: The largest change of the test-mode output on a real mini-batch, relative to
+            the largest output.
+        shifts: How far the domain moved each converted layer, by name.
+        left: Layers in scope that cannot be converted, with the reason.
+    """
+
+    modules: tuple[str, ...]
+    dataset: str
+    num_batches: int
+    num_images: int
+    seed: int
+    seconds: float
+    output_change: float
+    shifts: Mapping[str, DomainShift]
+    left: Mapping[str, str]
+
+    def summary(self, tolerance: float) -> str:
+        """Return the summary for the log."""
+        farthest = max(self.shifts, key=lambda name: self.shifts[name].mean_shift)
+        mean_shift = fmean(shift.mean_shift for shift in self.shifts.values())
+        var_ratio = exp(fmean(shift.log_var_ratio for shift in self.shifts.values()))
+        lines = [
+            f'BN conversion of {", ".join(self.modules)}: {len(self.shifts) + len(self.left)} layers found, '
+            f'{len(self.shifts)} converted, 0 never reached, {len(self.left)} left as they are',
+            *(f'  left: {name}: {reason}' for name, reason in self.left.items()),
+            f'  target data: {self.num_images} images in {self.num_batches} mini-batches of {self.dataset}, '
+            f'{self.seconds:.1f} s',
+            f'  test-mode output: changed by {self.output_change:.1e} of its largest value '
+            f'(tolerance {tolerance:.0e})',
+            f'  domain: means moved by {mean_shift:.2f} source standard deviations on average, most in {farthest} '
+            f'({self.shifts[farthest].mean_shift:.2f}); variances by a factor of {var_ratio:.2f}']
+        return '\n'.join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """Return the report as plain numbers, strings, lists and dictionaries."""
+        return dict(asdict(self), modules=list(self.modules), left=dict(self.left),
+                    shifts={name: list(shift) for name, shift in self.shifts.items()})

@@ -1,0 +1,115 @@
+"""An MMEngine optimizer-wrapper constructor that gives backbone and head a rate of their own."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from torch import nn
+
+from mmseg_daft.core.parameter_groups import parameter_groups
+from mmseg_daft.engine.rate_floor import refuse_floor_above_rate, schedulers_of
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DAFTOptimWrapperConstructor:
+    """Build an optimizer wrapper with two named parameter groups, ``backbone`` and ``head``.
+
+    In a config::
+
+        optim_wrapper = dict(
+            constructor='DAFTOptimWrapperConstructor',
+            paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1))
+
+    Both rates are absolute, ηθ and ηw of the paper; ``optimizer.lr`` is not used. The training log
+    and the visualizers show ``backbone_lr`` and ``head_lr`` in place of ``lr``. It builds whatever
+    wrapper and optimizer the config names: ``OptimWrapper``, ``AmpOptimWrapper``, with gradient
+    accumulation and clipping as usual.
+
+    Args:
+        optim_wrapper_cfg: The config's ``optim_wrapper``, less ``constructor`` and ``paramwise_cfg``.
+        paramwise_cfg: ``backbone_lr`` and ``head_lr``, and optionally
+
+            - ``backbone_modules`` (default ``('backbone',)``), ``head_modules`` (default
+              ``('neck', 'decode_head', 'auxiliary_head')``): the submodules of either part;
+            - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part.
+
+    Raises:
+        ValueError: A rate is missing, negative or not a number, a key is unknown, a trainable
+            parameter belongs to neither part or to both (when called), or, before the first
+            iteration, a schedule's ``eta_min`` lies above a rate.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.wrapper_cfg = dict(optim_wrapper_cfg)
+        if 'optimizer' not in self.wrapper_cfg:
+            raise ValueError("optim_wrapper needs an optimizer, such as optimizer=dict(type='SGD', momentum=0.9).")
+        self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
+        options = dict(paramwise_cfg or {})
+        self.rates = {part: _pop_rate(options, f'{part}_lr') for part in ('backbone', 'head')}
+        self.parts = {
+            'backbone': _as_names(options.pop('backbone_modules', ('backbone',))),
+            'head': _as_names(options.pop('head_modules', ('neck', 'decode_head', 'auxiliary_head')))}
+        self.decay_rules = {
+            rule: options.pop(rule, None) for rule in ('norm_decay_mult', 'bias_decay_mult')}
+        if options:
+            known = ['backbone_lr', 'head_lr', 'backbone_modules', 'head_modules', *self.decay_rules]
+            near = difflib.get_close_matches(next(iter(options)), known, n=1)
+            raise ValueError(
+                f'paramwise_cfg of DAFTOptimWrapperConstructor does not take {sorted(options)}'
+                + (f'; did you mean {near[0]!r}?' if near else f'; it takes {known}.'))
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""
+        if is_model_wrapper(model):
+            model = model.module
+        groups = parameter_groups(
+            model, self.parts, self.rates, self.optimizer_cfg.get('weight_decay'), **self.decay_rules)
+        print_log('Parameter groups: ' + ', '.join(
+            f'{g["name"]} (lr {g["lr"]:g}, {sum(p.numel() for p in g["params"]) / 1e6:.2f} M in '
+            f'{len(g["params"])} tensors)' for g in groups), logger='current')
+        # MMEngine schedules a base rate beside the groups'; it belongs to no parameter here.
+        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=groups, lr=self.rates['head']))
+        wrapper_cfg = dict(self.wrapper_cfg)
+        wrapper_type = wrapper_cfg.pop('type', 'OptimWrapper')
+        if isinstance(wrapper_type, str):
+            wrapper_type = OPTIM_WRAPPERS.get(wrapper_type)
+        named = type(wrapper_type.__name__, (_NamedRates, wrapper_type), {})
+        return named(optimizer=optimizer, **wrapper_cfg)
+
+
+class _NamedRates:
+    """What an optimizer wrapper with named groups does besides."""
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """Return the current rates by name; MMEngine logs each, and only the first of a list."""
+        rates: dict[str, list[float]] = {}
+        for group in self.optimizer.param_groups:
+            rates.setdefault(f'{group["part"]}_lr', []).append(group['lr'])
+        return rates
+
+    def initialize_count_status(self, *args: Any, **kwargs: Any) -> None:
+        """Check the rates against their schedules: the runner calls this last before training."""
+        refuse_floor_above_rate(self.optimizer.param_groups, schedulers_of(self))
+        super().initialize_count_status(*args, **kwargs)
+
+
+def _pop_rate(options: dict, name: str) -> float:
+    if name not in options:
+        raise ValueError(
+            f'paramwise_cfg lacks {name}. DAFTOptimWrapperConstructor takes both rates, for instance '
+            'paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1); give both the same number to fine-tune '
+            'at one rate.')
+    rate = options.pop(name)
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
+        raise ValueError(f'paramwise_cfg has {name}={rate!r}: a learning rate is a number, 0 or larger.')
+    return float(rate)
+
+
+def _as_names(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
