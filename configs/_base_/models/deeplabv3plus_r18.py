@@ -1,0 +1,5 @@
+# A small DeepLabv3+ that a CPU trains in minutes: ResNet-18, a decoder of 64 channels, output stride 16.
+_base_ = './deeplabv3plus_r50.py'
+model = dict(
+    backbone=dict(depth=18),
+    decode_head=dict(in_channels=512, channels=64, c1_in_channels=64, c1_channels=24))
