@@ -1,0 +1,40 @@
+"""Settings for all tests, and the data that they share."""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # next to a second busy process, two threads are far slower than one
+os.environ.setdefault('MPLBACKEND', 'Agg')
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import mmseg_daft  # noqa: E402, F401  before anything imports mmseg
+
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='session')
+def voc_root(tmp_path_factory):
+    """A small data set in the layout of VOC 2012 with the augmented annotations."""
+    from data_layouts import write_voc
+    return write_voc(tmp_path_factory.mktemp('voc'))
+
+
+@pytest.fixture(scope='session')
+def cityscapes_root(tmp_path_factory):
+    """A small data set in the layout of Cityscapes."""
+    from data_layouts import write_cityscapes
+    return write_cityscapes(tmp_path_factory.mktemp('cityscapes'))
+
+
+@pytest.fixture(scope='session')
+def camvid_root():
+    """The real CamVid, day and dusk: where $CAMVID_ROOT says, or beside the project."""
+    for folder in (os.environ.get('CAMVID_ROOT'), ROOT / 'data/camvid', ROOT.parent / 'shared/data/camvid'):
+        if folder and (Path(folder) / 'dusk').is_dir():
+            return Path(folder)
+    pytest.skip('CamVid is not here: set CAMVID_ROOT to run this test on real data')
