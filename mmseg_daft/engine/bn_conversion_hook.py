@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_dist_info, is_main_process
+from mmengine.dist import all_reduce, get_comm_device, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -162,20 +162,17 @@ class BNConversionHook(Hook):
         before = _test_outputs(forward, sample)
         source = convert(layers, statistics)
         try:
-            after = _test_outputs(forward, sample)
-            change = torch.tensor(max((_relative_change(a, b) for a, b in zip(before, after)), default=0.0),
-                                  device=next(iter(statistics.values())).mean.device)
-            all_reduce(change, 'max')
-            if not change <= self.tolerance:
+            change = _largest_change(before, _test_outputs(forward, sample))
+            if not change <= self.tolerance:  # NaN is past it, too
                 raise RuntimeError(
-                    f'The conversion changed the test-mode output by {float(change):.1e} of its largest value, past '
+                    f'The conversion changed the test-mode output by {change:.1e} of its largest value, past '
                     f'the tolerance of {self.tolerance:g}, so it was undone. Either the model uses its batch-norm '
                     'tensors in another way than batch norm does, or it computes in low precision: then raise '
                     'BNConversionHook(tolerance=...).')
         except BaseException:
             write(layers, source)
             raise
-        return float(change)
+        return change
 
 
 def _precision_of(runner: Runner) -> Any:
@@ -195,9 +192,14 @@ def _test_outputs(forward: ModelForward, data: Any) -> list[Tensor]:
         return [output.clone() for output in forward.outputs(data)]
 
 
-def _relative_change(before: Tensor, after: Tensor) -> float:
-    scale = before.double().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((after.double() - before.double()).abs().max() / scale)
+def _largest_change(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest change of any output relative to its largest value, over all ranks."""
+    largest = torch.zeros(1, dtype=torch.float64, device=get_comm_device())
+    for old, new in zip(before, after, strict=True):
+        scale = old.abs().max().clamp(min=torch.finfo(old.dtype).tiny)
+        largest = torch.maximum(largest, ((new - old).abs().max() / scale).to(largest))
+    all_reduce(largest, 'max')
+    return float(largest)
 
 
 def _describe(dataset: Any) -> str:

@@ -22,7 +22,9 @@ def write_pair(image_path: Path, label_path: Path, size: tuple[int, int], num_cl
         cv2.imwrite(str(path), array)
 
 
-def write_voc(root: Path, train: int = 7, aug: int = 6, val: int = 2, size: tuple[int, int] = (60, 80)) -> Path:
+def write_voc(
+    root: Path, train: int = 7, aug: int = 6, val: int = 2, size: tuple[int, int] = (60, 80), num_classes: int = 21,
+) -> Path:
     """Pascal VOC 2012 with SegmentationClassAug, in mmseg's layout; return ``root``."""
     lists = root / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True)
@@ -31,7 +33,7 @@ def write_voc(root: Path, train: int = 7, aug: int = 6, val: int = 2, size: tupl
         (lists / f'{part}.txt').write_text('\n'.join(names) + '\n')
         for i, name in enumerate(names):
             write_pair(root / 'JPEGImages' / f'{name}.jpg', root / f'SegmentationClass{folder}' / f'{name}.png',
-                       size, 21, i + 100 * len(part))
+                       size, num_classes, i + 100 * len(part))
     return root
 
 

@@ -28,6 +28,7 @@ def small(config: str | Path, work_dir: Path, data_root: Path | None = None, ite
     cfg = Config.fromfile(CONFIGS / config)
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{Path(config).stem}_{next(_number)}'
+    cfg.visualizer.name = cfg.experiment_name  # mmengine keeps one visualizer per name
     cfg.randomness = dict(seed=0, deterministic=True)
     cfg.env_cfg = dict(cudnn_benchmark=False, dist_cfg=dict(backend='gloo'))
     slim_down(cfg.model)

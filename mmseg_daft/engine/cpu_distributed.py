@@ -1,0 +1,27 @@
+"""Distributed training on CPUs: what MMEngine's own wrapper does on GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` for models on the CPU.
+
+    SyncBatchNorm trains on GPUs alone, so it becomes plain batch norm: each process normalises with its
+    own share of the batch.
+
+    Args:
+        module: The model.
+        **kwargs: As of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to
+            GPU numbers.
+    """
+
+    def __init__(self, module: nn.Module, **kwargs: Any) -> None:
+        kwargs.update(device_ids=None)
+        super().__init__(module=revert_sync_batchnorm(module), **kwargs)

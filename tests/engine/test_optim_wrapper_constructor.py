@@ -1,0 +1,132 @@
+"""The constructor inside a real runner: groups, rates in the logs, schedules, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from small_runs import FT_VOC, small, train
+from torch import nn
+
+from mmseg_daft.engine import DAFTOptimWrapperConstructor
+
+SGD = dict(type='SGD', momentum=0.9, weight_decay=1e-4)
+RATES = dict(backbone_lr=0.01, head_lr=0.1)
+
+
+@pytest.fixture
+def ft(voc_root, tmp_path):
+    """Make a config of a small FT run from random weights."""
+
+    def make(name='run', iters=3, **options):
+        return small(FT_VOC, tmp_path / name, voc_root, iters, **{'model.backbone.init_cfg': None, **options})
+
+    return make
+
+
+def model():
+    return nn.ModuleDict({'backbone': nn.Linear(3, 2), 'decode_head': nn.Linear(2, 1)})
+
+
+def scalars(runner):
+    lines = next(Path(runner._log_dir).glob('vis_data/scalars.json')).read_text().splitlines()
+    return [row for row in map(json.loads, lines) if 'loss' in row]
+
+
+def build(paramwise_cfg, **wrapper):
+    cfg = dict(type='OptimWrapper', optimizer=SGD, constructor='DAFTOptimWrapperConstructor', **wrapper)
+    return build_optim_wrapper(model(), dict(cfg, paramwise_cfg=paramwise_cfg))
+
+
+def test_two_named_groups_with_absolute_rates():
+    wrapper = build(dict(RATES))
+    assert [(g['name'], g['lr'], g['weight_decay'], len(g['params'])) for g in wrapper.optimizer.param_groups] == [
+        ('backbone', 0.01, 1e-4, 2), ('head', 0.1, 1e-4, 2)]
+    assert wrapper.get_lr() == {'backbone_lr': [0.01], 'head_lr': [0.1]}
+
+
+def test_both_rates_follow_the_schedule_in_log_and_visualizer(ft):
+    runner = train(ft(**{'optim_wrapper.paramwise_cfg': RATES, 'param_scheduler.0.end': 4}))
+    rows = scalars(runner)
+    for i, row in enumerate(rows):  # mmengine reaches eta_min in the last of the 4 iterations
+        assert row['backbone_lr'] == pytest.approx(0.01 * (1 - i / 3) ** 0.9)
+        assert row['head_lr'] == pytest.approx(0.1 * (1 - i / 3) ** 0.9)
+    log = next(Path(runner._log_dir).glob('*.log')).read_text()
+    assert 'backbone_lr: 1.0000e-02 head_lr: 1.0000e-01' in log
+    assert 'Parameter groups: backbone (lr 0.01' in log
+
+
+def test_with_equal_rates_the_log_is_that_of_stock_mmseg(ft):
+    """Stock: one rate, mmengine's own constructor."""
+    ours = scalars(train(ft('ours', iters=4)))
+    stock = scalars(train(ft('stock', iters=4, **{
+        'optim_wrapper.constructor': 'DefaultOptimWrapperConstructor', 'optim_wrapper.paramwise_cfg': None,
+        'optim_wrapper.optimizer.lr': 0.01})))
+    for row, other in zip(ours, stock, strict=True):
+        assert row['backbone_lr'] == row['head_lr'] == other['lr']
+        for key in ('loss', 'decode.loss_ce', 'decode.acc_seg', 'iter', 'step'):
+            assert row[key] == other[key]
+
+
+def test_gradient_accumulation_and_clipping(ft):
+    runner = train(ft(iters=4, **{'optim_wrapper.accumulative_counts': 2, 'optim_wrapper.clip_grad': dict(max_norm=1)}))
+    rows = scalars(runner)
+    assert runner.optim_wrapper._accumulative_counts == 2
+    assert [row['iter'] for row in rows] == [1, 2, 3, 4] and 'grad_norm' in rows[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='mmengine refuses AMP without an accelerator')
+def test_amp_on_a_gpu(ft):
+    runner = train(ft(**{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'}))
+    assert isinstance(runner.optim_wrapper, AmpOptimWrapper)
+    assert scalars(runner)[-1]['head_lr'] > 0
+
+
+def test_the_kind_of_wrapper_is_kept():
+    class Mine(AmpOptimWrapper.__mro__[1]):
+        pass
+
+    wrapper = DAFTOptimWrapperConstructor(dict(type=Mine, optimizer=SGD), dict(RATES))(model())
+    assert isinstance(wrapper, Mine)
+
+
+def test_resuming_keeps_names_and_rates(ft):
+    whole = train(ft('whole', iters=4, **{'optim_wrapper.paramwise_cfg': RATES}))
+    train(ft('parts', iters=2, **{'optim_wrapper.paramwise_cfg': RATES}))
+    cfg = ft('parts', iters=4, **{'optim_wrapper.paramwise_cfg': RATES})
+    cfg.resume = True
+    resumed = train(cfg)
+    assert [(g['name'], g['lr']) for g in resumed.optim_wrapper.optimizer.param_groups] == [
+        (g['name'], g['lr']) for g in whole.optim_wrapper.optimizer.param_groups]
+
+
+@pytest.mark.parametrize('paramwise_cfg, match', [
+    (None, 'lacks backbone_lr'),
+    (dict(backbone_lr=0.1), 'lacks head_lr'),
+    (dict(backbone_lr=-0.1, head_lr=0.1), 'backbone_lr=-0.1'),
+    (dict(backbone_lr='0.1', head_lr=0.1), "backbone_lr='0.1'"),
+    (dict(backbone_lr=float('nan'), head_lr=0.1), 'backbone_lr=nan'),
+    (dict(RATES, backbone_mult=3, x=1), r"does not take \['backbone_mult', 'x'\]; did you mean 'backbone_"),
+    (dict(RATES, custom_keys={}), "does not take \\['custom_keys'\\]"),
+    (dict(RATES, head_modules=('head',)), "'decode_head.weight' belongs to none of"),
+])
+def test_bad_options(paramwise_cfg, match):
+    with pytest.raises(ValueError, match=match):
+        build(paramwise_cfg)
+
+
+@pytest.mark.parametrize('scheduler', [
+    dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=10, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=1e-4, T_max=10, by_epoch=False)])
+def test_a_floor_above_a_rate_is_refused_before_training(ft, scheduler):
+    cfg = ft(**{'optim_wrapper.paramwise_cfg': dict(backbone_lr=1e-5, head_lr=0.1)})
+    cfg.param_scheduler = [scheduler]
+    iterations = []
+    with pytest.raises(ValueError, match=r'eta_min=0.0001, above backbone_lr=1e-05.*Set eta_min=0'):
+        train(cfg, lambda runner, batch: iterations.append(runner.iter))
+    assert not iterations
+
+
+def test_a_floor_below_both_rates_passes(ft):
+    train(ft(iters=1, **{'param_scheduler.0.eta_min': 1e-4}))

@@ -1,0 +1,89 @@
+"""mmseg's own scripts, as processes: train, test, resume; alone and as two processes on the CPU."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mmseg
+import pytest
+import torch
+from small_runs import DAFT_VOC, small, write_pretrained
+
+from mmseg_daft.engine.bn_conversion_hook import RECORD
+
+ROOT = Path(__file__).parents[2]
+MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'
+
+
+def command(*words, **env):
+    result = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+                            env=dict(os.environ, OMP_NUM_THREADS='1', **env))
+    return result.returncode, result.stdout + result.stderr
+
+
+def succeed(*words, **env):
+    code, output = command(*words, **env)
+    assert code == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture
+def config(voc_root, tmp_path):
+    """A small DAFT config as a file, for processes."""
+    cfg = small(DAFT_VOC, tmp_path / 'run', voc_root, iters=2)
+    cfg.model.backbone.init_cfg.checkpoint = str(write_pretrained(tmp_path / 'moco.pth.tar', cfg.model))
+    cfg.pop('experiment_name')
+    cfg.dump(tmp_path / 'small.py')
+    return tmp_path / 'small.py'
+
+
+@pytest.mark.parametrize('tools', [MMSEG, ROOT / 'tools'], ids=['mmseg', 'ours'])
+def test_train_resume_and_test(config, tmp_path, tools):
+    output = succeed(tools / 'train.py', config)
+    assert output.count('BN conversion of backbone: 53 layers found, 53 converted') == 1
+    longer = ['--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    output = succeed(tools / 'train.py', config, '--resume', *longer)
+    assert 'BN conversion: done before this run was resumed (13 images' in output
+    assert 'layers found' not in output
+    trained = re.findall(r'mIoU: ([\d.]+)', output)[-1]
+    output = succeed(tools / 'test.py', config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test')
+    assert re.findall(r'mIoU: ([\d.]+)', output)[-1] == trained
+
+
+def torchrun(config, work_dir, *options):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    return command('-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_addr', '127.0.0.1',
+                   '--master_port', port, ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch',
+                   '--work-dir', work_dir, '--cfg-options', *options)
+
+
+def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_path):
+    """Without a learning rate, what is left of training in γ, β and the convolutions is the conversion."""
+    still = ['optim_wrapper.paramwise_cfg.backbone_lr=0.0', 'optim_wrapper.paramwise_cfg.head_lr=0.0',
+             'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+    succeed(ROOT / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'one', '--cfg-options', *still)
+    code, output = torchrun(config, tmp_path / 'two', *still)
+    assert code == 0, output[-3000:]
+    one, two = (torch.load(tmp_path / name / 'iter_1.pth') for name in ('one', 'two'))
+    record = two['message_hub']['runtime_info'][RECORD]
+    assert (record['num_images'], record['num_batches']) == (13, 4)
+    for name, tensor in one['state_dict'].items():
+        if name.startswith('backbone') and 'running' not in name and 'tracked' not in name:
+            torch.testing.assert_close(two['state_dict'][name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_own_error(config, tmp_path):
+    code, output = torchrun(config, tmp_path / 'two', 'custom_hooks.0.modules=backbon')
+    assert code != 0 and "no submodule 'backbon'" in output
+
+
+def test_launching_without_torchrun_says_what_to_do(config):
+    code, output = command(ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch')
+    if torch.cuda.is_available():
+        pytest.skip('on a GPU the launcher is all mmengine\'s')
+    assert code != 0 and 'torchrun --nproc_per_node 2' in output
