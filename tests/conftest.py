@@ -5,12 +5,12 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # next to a second busy process, two threads are far slower than one
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-import mmseg_daft  # noqa: E402, F401  before anything imports mmseg
+import mmseg_daft  # noqa: F401  before anything imports mmseg
 
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 

@@ -88,7 +88,7 @@ def over_ranks(moments: Sequence[BatchMoments], channels: Sequence[int], device:
     dist.all_gather(ranks, mine)
 
     combined = []
-    for block, c in zip(torch.stack(ranks).split([2 * c + 1 for c in channels], dim=1), channels):
+    for block, c in zip(torch.stack(ranks).split([2 * c + 1 for c in channels], dim=1), channels, strict=True):
         counts, means, squares = block.split([1, c, c], dim=1)
         total = counts.sum()
         mean = (counts * means).sum(0) / total

@@ -47,7 +47,7 @@ def converted(layer: BatchNorm, statistics: LayerStatistics) -> LayerTensors:
         bias=beta + gamma * (statistics.mean - mean) / source_std,
         running_mean=statistics.mean,
         running_var=statistics.var)
-    for name, tensor, kept in zip(LayerTensors._fields, result, tensors_of(layer)):
+    for name, tensor, kept in zip(LayerTensors._fields, result, tensors_of(layer), strict=True):
         if not torch.isfinite(tensor.to(kept.dtype)).all():
             raise ValueError(
                 f'the converted {name} is not finite in {kept.dtype}: look for NaN or infinite values '
@@ -69,7 +69,7 @@ def write(layers: Mapping[str, BatchNorm], tensors: Mapping[str, LayerTensors]) 
     """
     before = {name: LayerTensors(*(t.clone() for t in tensors_of(layers[name]))) for name in tensors}
     for name, new in tensors.items():
-        for tensor, value in zip(tensors_of(layers[name]), new):
+        for tensor, value in zip(tensors_of(layers[name]), new, strict=True):
             tensor.copy_(value)
     return before
 

@@ -91,7 +91,7 @@ def collect_statistics(
                 everyone = over_ranks(
                     mine, [layers[name].num_features for name in order], statistics[order[0]].mean.device)
                 calls[:] = [call for call in calls if call[0] not in synchronised]
-                calls.extend(zip(order, everyone))
+                calls.extend(zip(order, everyone, strict=True))
             for name, moments in calls:
                 try:
                     statistics[name].add(moments)
@@ -145,10 +145,10 @@ def _reduce(own: Mapping[str, LayerStatistics], everything: Mapping[str, LayerSt
             for s in own.values()])
         dist.all_reduce(sums)
         sizes = [2 * len(s.mean) + 1 for s in own.values()]
-        for s, block in zip(own.values(), sums.split(sizes)):
+        for s, block in zip(own.values(), sums.split(sizes), strict=True):
             s.num_batches = int(block[0])
             s.mean, s.var = (block[1:] / max(s.num_batches, 1)).chunk(2)
     result = torch.cat([torch.cat([s.mean, s.var]) for s in everything.values()])
     dist.broadcast(result, src=0)
-    for s, block in zip(everything.values(), result.split([2 * len(s.mean) for s in everything.values()])):
+    for s, block in zip(everything.values(), result.split([2 * len(s.mean) for s in everything.values()]), strict=True):
         s.mean, s.var = block.chunk(2)

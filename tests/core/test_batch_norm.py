@@ -10,7 +10,8 @@ from mmseg_daft.core.batch_norm import find_batch_norms, has_initial_statistics,
 @pytest.fixture
 def model():
     return nn.ModuleDict({
-        'backbone': nn.ModuleDict({'layer1': Network(2, 2), 'layer10': Network(2, 1), 'sync': Network(2, 1, sync=True)}),
+        'backbone': nn.ModuleDict({
+            'layer1': Network(2, 2), 'layer10': Network(2, 1), 'sync': Network(2, 1, sync=True)}),
         'decode_head': nn.Sequential(nn.GroupNorm(1, 4), nn.InstanceNorm2d(4))})
 
 
