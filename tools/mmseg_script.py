@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import runpy
 import sys
 from pathlib import Path
 
-import mmseg
 import torch
 import torch.distributed as dist
 
@@ -21,8 +21,8 @@ def script_path(name: str) -> Path:
     Raises:
         FileNotFoundError: The installation has no such script.
     """
-    package = Path(mmseg.__file__).parent
-    for path in (package / '.mim' / 'tools' / name, package.parent / 'tools' / name):
+    package = Path(importlib.util.find_spec('mmseg').origin).parent
+    for path in (package / '.mim' / 'tools' / name, package.parent / 'tools' / name):  # a wheel's place, a checkout's
         if path.is_file():
             return path
     raise FileNotFoundError(f'The mmsegmentation installed at {package} has no tools/{name}; install it from PyPI.')

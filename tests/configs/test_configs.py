@@ -1,0 +1,87 @@
+"""Every config is built and trained for a few iterations on data of its layout, with sizes turned down."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from data_layouts import write_camvid
+from mmengine.config import Config
+from small_runs import CONFIGS, small, train, write_pretrained
+
+from mmseg_daft.engine import BNConversionHook
+
+METHODS = ('source', 'ft', 'daft')
+ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
+
+
+@pytest.fixture(scope='session')
+def camvid_layout(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp('camvid'))
+
+
+@pytest.fixture(scope='session')
+def shapes_root(tmp_path_factory):
+    from data_layouts import write_voc
+    root = tmp_path_factory.mktemp('shapes')
+    for domain in ('source', 'target'):
+        (root / domain).mkdir()
+        write_voc(root / domain, num_classes=6)
+    return root
+
+
+def test_all_configs_are_here():
+    assert len(ALL) == 10
+    assert {Path(name).parts[0] for name in ALL} == set(METHODS)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_config_trains_and_evaluates(name, voc_root, cityscapes_root, camvid_layout, shapes_root, tmp_path):
+    root = {'voc12aug': voc_root, 'cityscapes': cityscapes_root, 'camvid': camvid_layout, 'shapes': shapes_root}[
+        Path(name).stem.split('_')[-1].split('-')[0]]
+    cfg = small(name, tmp_path / 'run', root)
+    start = cfg.model.backbone.get('init_cfg')
+    assert (start is None) == name.startswith('source')
+    if start:
+        start.checkpoint = str(write_pretrained(tmp_path / 'start.pth', cfg.model, start.prefix))
+    classes = []
+    runner = train(cfg, lambda runner, batch: classes.append(runner.train_dataloader.dataset.metainfo['classes']))
+    assert runner.iter == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
+    assert len(classes[0]) == cfg.model.decode_head.num_classes
+    assert any(isinstance(hook, BNConversionHook) for hook in runner.hooks) == name.startswith('daft')
+    loss = runner.message_hub.get_scalar('train/loss').current()
+    assert torch.isfinite(torch.as_tensor(loss))
+    assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+
+
+@pytest.mark.parametrize('name', [name for name in ALL if name.startswith('daft')])
+def test_daft_is_its_ft_baseline_plus_conversion_and_rates(name):
+    daft, ft = (Config.fromfile(CONFIGS / n).to_dict() for n in (name, name.replace('daft', 'ft')))
+    assert daft.pop('custom_hooks') == [dict(type='BNConversionHook')]
+    rates, base_rates = daft['optim_wrapper'].pop('paramwise_cfg'), ft['optim_wrapper'].pop('paramwise_cfg')
+    assert base_rates['backbone_lr'] == base_rates['head_lr'] and rates['backbone_lr'] != rates['head_lr']
+    assert daft == ft
+    assert len((CONFIGS / name).read_text().splitlines()) <= 10
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_the_header_holds_the_command(name):
+    header = [line for line in (CONFIGS / name).read_text().splitlines() if line.startswith('#')]
+    assert any(f'python tools/train.py configs/{name}' in line for line in header)
+
+
+@pytest.mark.parametrize('name, crop, iters, start', [
+    ('voc12aug-513x513', (513, 513), 30000, 'moco_v2_800ep_pretrain.pth.tar'),
+    ('cityscapes-768x768', (768, 768), 30000, 'moco_v2_800ep_pretrain.pth.tar')])
+def test_the_papers_protocol(name, crop, iters, start):
+    cfg = Config.fromfile(CONFIGS / f'daft/daft_deeplabv3plus_r50-moco_b16-30k_{name}.py')
+    dataset = cfg.train_dataloader.dataset
+    pipeline = {t['type']: t for t in dataset.get('datasets', [dataset])[0]['pipeline']}
+    assert tuple(pipeline['RandomCrop']['crop_size']) == crop == tuple(cfg.model.data_preprocessor['size'])
+    assert ('RandomResize' in pipeline) == name.startswith('voc')
+    assert ('TorchvisionColorJitter' in pipeline) == name.startswith('cityscapes')
+    assert cfg.train_dataloader.batch_size == 16
+    assert cfg.train_cfg.max_iters == cfg.train_cfg.val_interval == cfg.param_scheduler[0]['end'] == iters
+    assert (cfg.param_scheduler[0]['power'], cfg.param_scheduler[0]['eta_min']) == (0.9, 0)
+    assert cfg.optim_wrapper.optimizer['type'] == 'SGD'
+    assert (cfg.model.backbone['type'], cfg.model.backbone['depth']) == ('ResNet', 50)
+    assert cfg.model.backbone['init_cfg']['checkpoint'].endswith(start)
