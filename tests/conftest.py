@@ -33,8 +33,8 @@ def cityscapes_root(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def camvid_root():
-    """The real CamVid, day and dusk: where $CAMVID_ROOT says, or beside the project."""
-    for folder in (os.environ.get('CAMVID_ROOT'), ROOT / 'data/camvid', ROOT.parent / 'shared/data/camvid'):
+    """The real CamVid, day and dusk: where $CAMVID_ROOT says, or in data/camvid."""
+    for folder in (os.environ.get('CAMVID_ROOT'), ROOT / 'data' / 'camvid'):
         if folder and (Path(folder) / 'dusk').is_dir():
             return Path(folder)
     pytest.skip('CamVid is not here: set CAMVID_ROOT to run this test on real data')

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from small_runs import CONFIGS, small, train, write_pretrained
 
 from mmseg_daft.engine import BNConversionHook
+from mmseg_daft.engine.bn_conversion_hook import RECORD
 
 METHODS = ('source', 'ft', 'daft')
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
@@ -51,6 +52,19 @@ def test_config_trains_and_evaluates(name, voc_root, cityscapes_root, camvid_lay
     loss = runner.message_hub.get_scalar('train/loss').current()
     assert torch.isfinite(torch.as_tensor(loss))
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+
+
+def test_day_to_dusk_on_the_real_images(camvid_root, tmp_path, monkeypatch):
+    """The two commands of configs/README.md, slim and short: source model, then DAFT from it."""
+    monkeypatch.setenv('CAMVID_ROOT', str(camvid_root))
+    source, daft = (next(name for name in ALL if name.startswith(method) and 'camvid' in name)
+                    for method in ('source', 'daft'))
+    train(small(source, tmp_path / 'source', iters=4))
+    cfg = small(daft, tmp_path / 'daft', iters=2)
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'source' / 'iter_4.pth')
+    record = train(cfg).message_hub.get_info(RECORD)
+    assert record['num_images'] == 62 and record['output_change'] < 1e-4
+    assert max(mean for mean, _ in record['shifts'].values()) > 0.1
 
 
 @pytest.mark.parametrize('name', [name for name in ALL if name.startswith('daft')])
