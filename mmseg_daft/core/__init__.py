@@ -1,4 +1,4 @@
-"""The method itself, in PyTorch alone: statistics, conversion, parameter groups.
+"""The method itself, written in PyTorch alone: statistics, conversion, parameter groups.
 
 Nothing here knows of MMEngine or MMSegmentation; ``mmseg_daft.engine`` adapts it.
 """

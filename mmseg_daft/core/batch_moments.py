@@ -26,15 +26,7 @@ class BatchMoments(NamedTuple):
 
     @property
     def unbiased_var(self) -> Tensor:
-        """m / (m - 1) · σ², float64 of shape ``(C,)``.
-
-        Raises:
-            ValueError: m is 1.
-        """
-        if self.count < 2:
-            raise ValueError(
-                'it saw a single element per channel (one image, a 1x1 map), whose variance is undefined. '
-                'Use a larger batch_size or larger crops, as training itself will need.')
+        """m / (m - 1) · σ², float64 of shape ``(C,)``; undefined where m is 1."""
         return self.squares / (self.count - 1)
 
 
@@ -58,6 +50,8 @@ def batch_moments(inputs: Tensor) -> BatchMoments:
         return BatchMoments(mean.double(), var.double(), count)
     if inputs.device.type == 'cpu':
         # For channels-last maps the CPU kernel adds up in float32, for contiguous ones in float64.
+        # That of torch 2.1 knows bfloat16, but not float16.
+        inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
         torch.batch_norm_update_stats(inputs.contiguous(), mean, var, 1.0)
     elif inputs.device.type == 'cuda':
         torch.batch_norm_update_stats(inputs, mean, var, 1.0)

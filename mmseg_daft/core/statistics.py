@@ -6,7 +6,8 @@ channel; the target statistics are their means over the mini-batches,
 
     Mt = E_B[μ],    Σt = E_B[m / (m - 1) · σ²].
 
-Every mini-batch counts once, also a short last one. Σt is *not* the variance pooled over the data
+Every mini-batch counts once, also a short last one; only where it leaves a layer a single element per channel, whose
+variance is undefined, that layer passes it over. Σt is *not* the variance pooled over the data
 set: batch statistics are what the training that follows will normalise with. A layer used twice in
 one forward pass contributes two mini-batches.
 
@@ -70,7 +71,7 @@ def collect_statistics(
         forward: Runs the model, or the part of it that holds the layers, on a mini-batch.
 
     Raises:
-        ValueError: A mini-batch had one element per channel, or a value was NaN or infinite.
+        ValueError: A layer saw nothing but single elements per channel, or a value was NaN or infinite.
     """
     statistics = {}
     for name, layer in layers.items():
@@ -79,28 +80,34 @@ def collect_statistics(
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     synchronised = {n for n, layer in layers.items() if ranks > 1 and isinstance(layer, nn.SyncBatchNorm)}
     order: list[str] | None = None  # of the calls of synchronised layers within a mini-batch
+    single: set[str] = set()  # layers that saw a mini-batch of one element per channel
 
     with test_mode(model), torch.no_grad(), _observed(layers) as calls:
         for batch in batches:
             calls.clear()
             if batch is not None:
                 forward(batch)
-            if synchronised:
-                order = order or _agree_on_order([name for name, _ in calls if name in synchronised])
+            if synchronised and order is None:
+                order = _agree_on_order([name for name, _ in calls if name in synchronised])
+            if order:
                 mine = [moments for name, moments in calls if name in synchronised]
                 everyone = over_ranks(
                     mine, [layers[name].num_features for name in order], statistics[order[0]].mean.device)
                 calls[:] = [call for call in calls if call[0] not in synchronised]
                 calls.extend(zip(order, everyone, strict=True))
             for name, moments in calls:
-                try:
+                if moments.count > 1:
                     statistics[name].add(moments)
-                except ValueError as error:
-                    raise ValueError(f'Batch-norm layer {name!r}: {error}') from None
+                else:
+                    single.add(name)
 
     if ranks > 1:
         _reduce({n: s for n, s in statistics.items() if n not in synchronised}, statistics)
     for name, s in statistics.items():
+        if name in single and s.num_batches == 0:
+            raise ValueError(
+                f'Batch-norm layer {name!r} only ever saw a single element per channel (one image, a 1x1 map), whose '
+                'variance is undefined. Use a larger batch_size or larger crops, as training itself needs.')
         if not (torch.isfinite(s.mean).all() and torch.isfinite(s.var).all()):
             raise ValueError(
                 f'The statistics of batch-norm layer {name!r} are NaN or infinite. Look for NaN in the '
@@ -115,7 +122,9 @@ def _observed(layers: Mapping[str, BatchNorm]) -> Iterator[list[tuple[str, Batch
     calls: list[tuple[str, BatchMoments]] = []
     handles = [
         layer.register_forward_pre_hook(
-            lambda _, inputs, name=name: calls.append((name, batch_moments(inputs[0].detach()))))
+            lambda _, args, kwargs, name=name: calls.append(
+                (name, batch_moments((args[0] if args else kwargs['input']).detach()))),
+            with_kwargs=True)
         for name, layer in layers.items()]
     try:
         yield calls

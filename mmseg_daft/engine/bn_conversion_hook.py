@@ -8,14 +8,14 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_comm_device, get_dist_info, is_main_process
+from mmengine.dist import all_reduce, broadcast_object_list, get_comm_device, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms, has_initial_statistics, why_not_convertible
 from mmseg_daft.core.conversion import convert, write
@@ -23,6 +23,7 @@ from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 from mmseg_daft.core.test_mode import test_mode
+from mmseg_daft.core.tf32 import without_tf32
 from mmseg_daft.engine.conversion_report import ConversionReport
 from mmseg_daft.engine.model_forward import ModelForward
 from mmseg_daft.engine.target_loader import TargetLoader
@@ -48,8 +49,9 @@ class BNConversionHook(Hook):
 
     Args:
         modules: The submodules whose batch-norm layers are converted.
-        num_batches: How many mini-batches of the training loader's batch size to take, all ranks
-            together; ``None`` for the whole training set, as the paper does.
+        num_batches: How many mini-batches of the training loader's batch size to take, counted over all
+            ranks (SyncBatchNorm joins those of one round); ``None`` for the whole training set, as the
+            paper does.
         tolerance: The largest relative change of the test-mode output that passes for float noise.
         allow_untrained: Convert also layers whose statistics are those of an untrained layer.
 
@@ -84,19 +86,21 @@ class BNConversionHook(Hook):
         layers = self._convertible(found)
         forward = ModelForward(model, found)
         rank, world_size = get_dist_info()
+        seed = [runner.seed or 0]
+        broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
+        dataset = _describe(runner.train_dataloader.dataset)
         with preserved_random_state():
-            loader = TargetLoader(
-                runner.train_dataloader, runner.seed or 0, self.num_batches, rank, world_size)
+            loader = TargetLoader(runner.train_dataloader, seed[0], self.num_batches, rank, world_size)
             statistics, sample = self._collect(runner, loader, layers, forward)
             self._refuse_unreached(statistics)
             shifts = {name: domain_shift(layers[name], statistics[name]) for name in layers}
             change = self._convert(layers, statistics, forward, sample)
         report = ConversionReport(
             modules=self.modules,
-            dataset=_describe(runner.train_dataloader.dataset),
-            num_batches=loader.num_batches,
+            dataset=dataset,
+            num_batches=len(loader) if _over_ranks(layers, world_size) else loader.num_batches,
             num_images=loader.num_images,
-            seed=runner.seed or 0,
+            seed=seed[0],
             seconds=time.perf_counter() - start,
             output_change=change,
             shifts=shifts,
@@ -188,7 +192,7 @@ def _test_outputs(forward: ModelForward, data: Any) -> list[Tensor]:
     with ExitStack() as stack:
         stack.enter_context(test_mode(forward.model))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False))
+        stack.enter_context(without_tf32())
         return [output.clone() for output in forward.outputs(data)]
 
 
@@ -204,7 +208,15 @@ def _largest_change(before: list[Tensor], after: list[Tensor]) -> float:
 
 def _describe(dataset: Any) -> str:
     """Return the data set's class, length and place in a few words."""
-    if hasattr(dataset, 'datasets'):
-        return f'{type(dataset).__name__}[{", ".join(_describe(part) for part in dataset.datasets)}]'
-    place = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', {}).get('img_path', '')
-    return f'{type(dataset).__name__}({len(dataset)} images, {place or getattr(dataset, "data_root", "in memory")})'
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if parts != [None]:
+        return f'{type(dataset).__name__}[{", ".join(map(_describe, parts))}]'
+    prefix = getattr(dataset, 'data_prefix', None)
+    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
+              getattr(dataset, 'data_root', None))
+    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'
+
+
+def _over_ranks(layers: dict[str, BatchNorm], world_size: int) -> bool:
+    """Whether a mini-batch, to these layers, is that of all ranks together."""
+    return world_size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())

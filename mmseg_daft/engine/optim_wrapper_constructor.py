@@ -78,7 +78,7 @@ class DAFTOptimWrapperConstructor:
         wrapper_cfg = dict(self.wrapper_cfg)
         wrapper_type = wrapper_cfg.pop('type', 'OptimWrapper')
         if isinstance(wrapper_type, str):
-            wrapper_type = OPTIM_WRAPPERS.get(wrapper_type)
+            wrapper_type = _find_wrapper(wrapper_type)
         named = type(wrapper_type.__name__, (_NamedRates, wrapper_type), {})
         return named(optimizer=optimizer, **wrapper_cfg)
 
@@ -109,6 +109,16 @@ def _pop_rate(options: dict, name: str) -> float:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
         raise ValueError(f'paramwise_cfg has {name}={rate!r}: a learning rate is a number, 0 or larger.')
     return float(rate)
+
+
+def _find_wrapper(name: str) -> type[OptimWrapper]:
+    with OPTIM_WRAPPERS.switch_scope_and_registry(None) as registry:
+        found = registry.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, list(OPTIM_WRAPPERS.module_dict), n=3)
+        raise ValueError(f'optim_wrapper has type={name!r}, which is not registered. Did you mean one of '
+                         f'{near or sorted(OPTIM_WRAPPERS.module_dict)}?')
+    return found
 
 
 def _as_names(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

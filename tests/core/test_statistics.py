@@ -95,10 +95,29 @@ def test_autocast_statistics_are_those_of_the_half_precision_inputs():
     np.testing.assert_allclose(s.mean, z.mean((1, 3, 4)).mean(0), atol=1e-6)
 
 
-def test_one_element_per_channel_is_an_error_that_names_the_layer():
+def test_nothing_but_single_elements_per_channel_is_an_error_that_names_the_layer():
     model = pretrained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
-    with pytest.raises(ValueError, match=r"'1'.*single element per channel.*larger batch_size"):
-        collect_statistics(model, find_batch_norms(model, ('',)), [torch.randn(1, 3, 1, 1)], model)
+    with pytest.raises(ValueError, match=r"'1' only ever saw a single element per channel.*larger batch_size"):
+        collect_statistics(model, find_batch_norms(model, ('',)), [torch.randn(1, 3, 1, 1)] * 2, model)
+
+
+def test_a_last_mini_batch_of_one_image_is_passed_over_behind_global_pooling_alone():
+    model = pretrained(nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)))
+    batches = [torch.randn(n, 3, 4, 4) for n in (4, 4, 1)]
+    statistics = collect_statistics(model, find_batch_norms(model, ('',)), batches, model)
+    means, variances = reference(model, find_batch_norms(model, ('',)), batches[:2])
+    assert (statistics['0'].num_batches, statistics['2'].num_batches) == (3, 2)
+    np.testing.assert_allclose(statistics['2'].mean, means['2'], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(statistics['2'].var, variances['2'], rtol=1e-5)
+
+
+def test_a_layer_called_by_keyword_is_seen():
+    class Named(nn.Sequential):
+        def forward(self, x):
+            return self[0](input=x)
+
+    model = pretrained(Named(nn.BatchNorm2d(3)))
+    assert collect_statistics(model, find_batch_norms(model, ('',)), [torch.randn(2, 3, 4, 4)], model)['0'].num_batches
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])

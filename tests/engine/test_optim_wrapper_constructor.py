@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmseg.registry import OPTIM_WRAPPERS as MMSEG_WRAPPERS
 from small_runs import FT_VOC, small, train
 from torch import nn
 
@@ -84,7 +85,7 @@ def test_amp_on_a_gpu(ft):
 
 
 def test_the_kind_of_wrapper_is_kept():
-    class Mine(AmpOptimWrapper.__mro__[1]):
+    class Mine(OptimWrapper):
         pass
 
     wrapper = DAFTOptimWrapperConstructor(dict(type=Mine, optimizer=SGD), dict(RATES))(model())
@@ -114,6 +115,20 @@ def test_resuming_keeps_names_and_rates(ft):
 def test_bad_options(paramwise_cfg, match):
     with pytest.raises(ValueError, match=match):
         build(paramwise_cfg)
+
+
+def test_a_misspelt_wrapper():
+    with pytest.raises(ValueError, match=r"type='AmpOptimWraper', which is not registered.*'AmpOptimWrapper'"):
+        DAFTOptimWrapperConstructor(dict(type='AmpOptimWraper', optimizer=SGD), dict(RATES))(model())
+
+
+def test_a_wrapper_that_mmseg_registers_is_found(ft):
+    @MMSEG_WRAPPERS.register_module(force=True)
+    class RegisteredInMMSeg(OptimWrapper):
+        pass
+
+    runner = train(ft(iters=1, **{'optim_wrapper.type': 'RegisteredInMMSeg'}))
+    assert isinstance(runner.optim_wrapper, RegisteredInMMSeg)
 
 
 @pytest.mark.parametrize('scheduler', [
