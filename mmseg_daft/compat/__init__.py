@@ -2,7 +2,7 @@
 
 | repair | needed where | what it changes |
 |---|---|---|
-| ``mmcv_ops`` | mmcv has no compiled ops (mmcv-lite) | ``import mmseg`` works; an op raises when called |
+| ``mmcv_ops`` | mmseg < 1.4 with mmcv-lite | ``import mmseg`` works; an op raises when called |
 | ``checkpoint_types`` | torch >= 2.6 | ``torch.load`` accepts the types that MMEngine writes |
 | ``empty_dataset`` | a data set is empty | MMEngine's error says so, and what to check |
 

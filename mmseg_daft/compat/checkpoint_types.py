@@ -35,10 +35,9 @@ def allow_mmengine_checkpoints() -> None:
     multiarray = _multiarray()
     private = [(getattr(multiarray, name), f'{module}.multiarray.{name}')
                for name in ('_reconstruct', 'scalar') for module in ('numpy.core', 'numpy._core')]
+    public = [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64'))]
     torch.serialization.add_safe_globals([
-        HistoryBuffer,
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64')),
+        # With their names: onedl-mmengine takes types without from the list again after each load of its own.
+        *((kind, f'{kind.__module__}.{kind.__qualname__}') for kind in public),
         *private,
         (_history_buffer_method, 'builtins.getattr')])

@@ -12,6 +12,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NoReturn
 
+from mmseg.version import __version__ as mmseg_version
+from packaging.version import Version
+
 _NAME = 'mmcv._ext'
 
 
@@ -37,6 +40,11 @@ class _MissingOps(ModuleType):
 
 
 def stand_in_for_missing_ops() -> None:
-    """Put the stand-in in place where mmcv has no compiled ops; a compiled mmcv stays untouched."""
+    """Put the stand-in in place where mmcv has no compiled ops; a compiled mmcv stays untouched.
+
+    The fork onedl-mmsegmentation, from 1.4 on, can be imported without ops by itself.
+    """
+    if Version(mmseg_version) >= Version('1.4'):
+        return
     if _NAME not in sys.modules and importlib.util.find_spec(_NAME) is None:
         sys.modules[_NAME] = _MissingOps()
