@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, default=ROOT / 'work_dirs' / 'demo', help='where everything is written')
     options = parser.parse_args()
     folder: Path = options.folder.resolve()
+    claim(folder)
     set_environment(folder)
     from demo_runs import Demo, quieten  # not before: OpenMP reads the environment when torch is imported
 
@@ -53,6 +54,15 @@ def main() -> None:
         console.print(f'[bold red]A run failed.[/] {shown(demo.folder)} holds its log.')
         console.print(str(error), markup=False)
         raise SystemExit(1) from None
+
+
+def claim(folder: Path) -> None:
+    """Make the folder the demo's, or refuse one that holds other things: the demo clears its runs there."""
+    marker = folder / '.mmseg_daft_demo'
+    if folder.is_dir() and any(folder.iterdir()) and not marker.exists():
+        raise SystemExit(f'{folder} holds files that are not the demo\'s. Name an empty or a new --folder.')
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.touch()
 
 
 def set_environment(folder: Path) -> None:

@@ -30,24 +30,19 @@ def script_path(name: str) -> Path:
 
 def run(name: str) -> None:
     """Run mmseg's ``tools/NAME`` with this process's arguments."""
-    sys.argv[0] = str(script_path(name))
-    if _asks_for_launcher(sys.argv) and not torch.cuda.is_available():
+    sys.argv[0] = script = str(script_path(name))
+    own_group = _asks_for_launcher(sys.argv) and not torch.cuda.is_available()
+    if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.
         for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
             if variable not in os.environ:
                 raise SystemExit(f'{variable} is not set: start several processes with torchrun, for instance '
                                  f'torchrun --nproc_per_node 2 tools/{name} CONFIG --launcher pytorch')
         dist.init_process_group('gloo')
-        sys.argv = with_options(sys.argv, CPU_OPTIONS)
-    runpy.run_path(sys.argv[0], run_name='__main__')
-
-
-def with_options(argv: list[str], options: list[str]) -> list[str]:
-    """Add options to the command line's ``--cfg-options``, which argparse takes once only."""
-    if '--cfg-options' in argv:
-        at = argv.index('--cfg-options') + 1
-        return [*argv[:at], *options, *argv[at:]]
-    return [*argv, '--cfg-options', *options]
+        sys.argv += ['--cfg-options', *CPU_OPTIONS]
+    runpy.run_path(script, run_name='__main__')
+    if own_group:  # a group that still stands aborts the interpreter's exit, now and then
+        dist.destroy_process_group()
 
 
 def _asks_for_launcher(argv: list[str]) -> bool:

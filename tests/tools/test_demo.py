@@ -62,10 +62,16 @@ def test_the_domains_differ_in_light(rendered):
     assert means[1] < 0.8 * means[0]
 
 
-def test_the_demo_runs_twice_and_leaves_table_picture_and_numbers(tmp_path):
-    for _ in range(2):
-        result = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_path):
+    for left_over in ('ft/iter_4.pth', 'source/20200101_000000/vis_data/scalars.json', 'data/rendered.json'):
+        (tmp_path / 'demo' / left_over).parent.mkdir(parents=True)
+        (tmp_path / 'demo' / left_over).write_text('{}')
+    refused = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
+    assert refused.returncode != 0 and "not the demo's" in refused.stderr
+    assert (tmp_path / 'demo' / 'ft' / 'iter_4.pth').exists()
+    (tmp_path / 'demo' / '.mmseg_daft_demo').touch()
+    result = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert 'BN conversion of backbone: 20 layers found, 20 converted' in result.stdout
     rows = json.loads((tmp_path / 'demo' / 'results.json').read_text())['rows']
     assert set(rows) == {'source', 'ft', 'daft'}
@@ -77,8 +83,7 @@ def test_the_demo_runs_twice_and_leaves_table_picture_and_numbers(tmp_path):
     assert len(result.stdout.splitlines()) < 60, 'the console is no longer readable'
 
 
-def test_a_run_that_fails_shows_the_end_of_its_log(tmp_path):
-    (tmp_path / 'demo' / 'data').mkdir(parents=True)
+def test_a_run_that_fails_raises_with_the_end_of_its_log(tmp_path):
     result = run('-c', "import sys; sys.path.insert(0, 'tools')\n"
                  'from pathlib import Path\nfrom follow_run import run_logged\n'
                  f"run_logged([sys.executable, '-c', 'raise SystemExit(\"gone wrong\")'], "

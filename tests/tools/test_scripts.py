@@ -65,7 +65,8 @@ def torchrun(config, work_dir, *options):
 def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_path):
     """Without a learning rate, what is left of training in γ, β and the convolutions is the conversion."""
     still = ['optim_wrapper.paramwise_cfg.backbone_lr=0.0', 'optim_wrapper.paramwise_cfg.head_lr=0.0',
-             'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+             'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
+             'randomness.diff_rank_seed=True']
     succeed(ROOT / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'one', '--cfg-options', *still)
     code, output = torchrun(config, tmp_path / 'two', *still)
     assert code == 0, output[-3000:]
