@@ -1,7 +1,8 @@
 # DeepLabv3+ on a plain ResNet-50, output stride 16.
 # From the paper: decoder and backbone. Ours, after the public PyTorch DeepLabv3+ recipe that its numbers
 # fit: output stride 16 (dilation in stage 4 alone), ASPP rates 6/12/18, 256 and 48 channels, dropout 0.1,
-# no auxiliary head. The decoder is mmseg's own, whose 3x3 convolutions are depthwise separable.
+# no auxiliary head. Unlike that recipe: batch-norm momentum is PyTorch's 0.1 (there 0.01 in the backbone), and
+# the decoder is mmseg's own, whose 3x3 convolutions are depthwise separable.
 # SyncBN: a batch-norm batch is the whole batch of 16 on any number of GPUs; on one GPU or a CPU, mmengine
 # turns it into plain batch norm.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
