@@ -54,14 +54,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             continue
-        found = {part for scope, part in owners.items() if f'{name}.'.startswith(f'{scope}.')}
-        if len(found) != 1:
-            problem = f'to {" and ".join(sorted(found))}' if found else f'to none of {sorted(owners)}'
-            raise ValueError(
-                f'Parameter {name!r} belongs {problem}, so its learning rate is unknown. List the submodule '
-                f'{name.split(".")[0]!r} once, in backbone_modules or in head_modules of paramwise_cfg, or freeze '
-                'the parameter (requires_grad=False).')
-        part = found.pop()
+        part = _part_of(name, owners)
         first, first_part = names.setdefault(id(parameter), (name, part))
         if first_part != part:
             raise ValueError(
@@ -81,6 +74,18 @@ def parameter_groups(
         raise ValueError('The model has no trainable parameter: every requires_grad is False.')
     order = list(parts)
     return sorted(groups.values(), key=lambda group: (order.index(group['part']), group['name']))
+
+
+def _part_of(name: str, owners: Mapping[str, str]) -> str:
+    """Return the one part that a parameter belongs to."""
+    found = {part for scope, part in owners.items() if f'{name}.'.startswith(f'{scope}.')}
+    if len(found) != 1:
+        problem = f'to {" and ".join(sorted(found))}' if found else f'to none of {sorted(owners)}'
+        raise ValueError(
+            f'Parameter {name!r} belongs {problem}, so its learning rate is unknown. List the submodule '
+            f'{name.split(".")[0]!r} once, in backbone_modules or in head_modules of paramwise_cfg, or freeze '
+            'the parameter (requires_grad=False).')
+    return found.pop()
 
 
 def _decay_kinds(model: nn.Module) -> dict[int, str]:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, broadcast_object_list, get_comm_device, get_dist_info, is_main_process
+from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms, has_initial_statistics, why_not_convertible
 from mmseg_daft.core.conversion import convert, write
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
-from mmseg_daft.core.test_mode import test_mode
-from mmseg_daft.core.tf32 import without_tf32
-from mmseg_daft.engine.conversion_report import ConversionReport
+from mmseg_daft.engine.conversion_report import ConversionReport, describe_dataset
 from mmseg_daft.engine.model_forward import ModelForward
+from mmseg_daft.engine.output_change import largest_change, test_outputs
 from mmseg_daft.engine.target_loader import TargetLoader
 
 RECORD = 'bn_conversion'
@@ -88,7 +86,7 @@ class BNConversionHook(Hook):
         rank, world_size = get_dist_info()
         seed = [runner.seed or 0]
         broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
-        dataset = _describe(runner.train_dataloader.dataset)
+        dataset = describe_dataset(runner.train_dataloader.dataset)
         with preserved_random_state():
             loader = TargetLoader(runner.train_dataloader, seed[0], self.num_batches, rank, world_size)
             statistics, sample = self._collect(runner, loader, layers, forward)
@@ -163,10 +161,10 @@ class BNConversionHook(Hook):
         self, layers: dict[str, BatchNorm], statistics: dict[str, LayerStatistics], forward: ModelForward, sample: Any,
     ) -> float:
         """Convert and return the change of the output; undo it and raise where that is no noise."""
-        before = _test_outputs(forward, sample)
+        before = test_outputs(forward, sample)
         source = convert(layers, statistics)
         try:
-            change = _largest_change(before, _test_outputs(forward, sample))
+            change = largest_change(before, test_outputs(forward, sample))
             if not change <= self.tolerance:  # NaN is past it, too
                 raise RuntimeError(
                     f'The conversion changed the test-mode output by {change:.1e} of its largest value, past '
@@ -183,38 +181,6 @@ def _precision_of(runner: Runner) -> Any:
     """The autocast context of the training, if any: batch norm should see what it will see there."""
     wrapper = runner.optim_wrapper
     return wrapper.optim_context(runner.model) if isinstance(wrapper, OptimWrapper) else nullcontext()
-
-
-def _test_outputs(forward: ModelForward, data: Any) -> list[Tensor]:
-    """Return the test-mode outputs in the weights' own precision, without autocast and TF32."""
-    if data is None:
-        return []
-    with ExitStack() as stack:
-        stack.enter_context(test_mode(forward.model))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(without_tf32())
-        return [output.clone() for output in forward.outputs(data)]
-
-
-def _largest_change(before: list[Tensor], after: list[Tensor]) -> float:
-    """Return the largest change of any output relative to its largest value, over all ranks."""
-    largest = torch.zeros(1, dtype=torch.float64, device=get_comm_device())
-    for old, new in zip(before, after, strict=True):
-        scale = old.abs().max().clamp(min=torch.finfo(old.dtype).tiny)
-        largest = torch.maximum(largest, ((new - old).abs().max() / scale).to(largest))
-    all_reduce(largest, 'max')
-    return float(largest)
-
-
-def _describe(dataset: Any) -> str:
-    """Return the data set's class, length and place in a few words."""
-    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if parts != [None]:
-        return f'{type(dataset).__name__}[{", ".join(map(_describe, parts))}]'
-    prefix = getattr(dataset, 'data_prefix', None)
-    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
-              getattr(dataset, 'data_root', None))
-    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'
 
 
 def _over_ranks(layers: dict[str, BatchNorm], world_size: int) -> bool:

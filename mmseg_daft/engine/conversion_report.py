@@ -59,3 +59,14 @@ class ConversionReport:
         """Return the report as plain numbers, strings, lists and dictionaries."""
         return dict(asdict(self), modules=list(self.modules), left=dict(self.left),
                     shifts={name: list(shift) for name, shift in self.shifts.items()})
+
+
+def describe_dataset(dataset: Any) -> str:
+    """Return the data set's class, length and place in a few words."""
+    parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if parts != [None]:
+        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
+    prefix = getattr(dataset, 'data_prefix', None)
+    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
+              getattr(dataset, 'data_root', None))
+    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'
