@@ -19,7 +19,7 @@ from render_shapes import RenderSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {
-    'source': 'configs/source/source_deeplabv3plus_r18_b8-1000_shapes-source-96x96.py',
+    'source': 'configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py',
     'ft': 'configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
     'daft': 'configs/daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'}
 DATA_CONFIGS = {'target': CONFIGS['ft'], 'source': CONFIGS['source']}
