@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 
 from mmseg_daft.core.batch_norm import BatchNorm, why_not_convertible
+from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.statistics import LayerStatistics
+
+
+PAPER = ConversionVariant()
+"""The paper's conversion: both statistics, wholly the target's, compensated."""
 
 
 class LayerTensors(NamedTuple):
@@ -31,8 +36,13 @@ class LayerTensors(NamedTuple):
 
 
 @torch.no_grad()
-def converted(layer: BatchNorm, statistics: LayerStatistics) -> LayerTensors:
+def converted(layer: BatchNorm, target: LayerStatistics, variant: ConversionVariant = PAPER) -> LayerTensors:
     """Return what a layer's tensors become, in float64, leaving the layer as it is (Eq. 4 and 5).
+
+    Args:
+        layer: A pre-trained layer.
+        target: The target statistics of its input.
+        variant: What is replaced, for ablations.
 
     Raises:
         ValueError: The layer cannot be converted, or the result does not fit its number format.
@@ -41,12 +51,12 @@ def converted(layer: BatchNorm, statistics: LayerStatistics) -> LayerTensors:
     if reason:
         raise ValueError(f'the layer cannot be converted: {reason}')
     gamma, beta, mean, var = (t.double() for t in tensors_of(layer))
-    source_std = torch.sqrt(var + layer.eps)
-    result = LayerTensors(
-        weight=gamma * torch.sqrt(statistics.var + layer.eps) / source_std,
-        bias=beta + gamma * (statistics.mean - mean) / source_std,
-        running_mean=statistics.mean,
-        running_var=statistics.var)
+    new = variant.statistics(layer, target)
+    if variant.compensate:
+        source_std = torch.sqrt(var + layer.eps)
+        beta = beta + gamma * (new.mean - mean) / source_std
+        gamma = gamma * torch.sqrt(new.var + layer.eps) / source_std
+    result = LayerTensors(weight=gamma, bias=beta, running_mean=new.mean, running_var=new.var)
     for name, tensor, kept in zip(LayerTensors._fields, result, tensors_of(layer), strict=True):
         if not torch.isfinite(tensor.to(kept.dtype)).all():
             raise ValueError(
@@ -75,13 +85,14 @@ def write(layers: Mapping[str, BatchNorm], tensors: Mapping[str, LayerTensors]) 
 
 
 def convert(
-    layers: Mapping[str, BatchNorm], statistics: Mapping[str, LayerStatistics]
+    layers: Mapping[str, BatchNorm], statistics: Mapping[str, LayerStatistics], variant: ConversionVariant = PAPER,
 ) -> dict[str, LayerTensors]:
     """Convert batch-norm layers to target statistics, all or none, and return what was there before.
 
     Args:
         layers: The layers, by name.
         statistics: The target statistics of each of them, by the same name.
+        variant: What is replaced, for ablations.
 
     Raises:
         ValueError: A layer cannot be converted, or two layers share a tensor: γ that serves two
@@ -91,7 +102,7 @@ def convert(
     new = {}
     for name, layer in layers.items():
         try:
-            new[name] = converted(layer, statistics[name])
+            new[name] = converted(layer, statistics[name], variant)
         except ValueError as error:
             raise ValueError(f'Batch-norm layer {name!r}: {error}.') from None
         for tensor in tensors_of(layer):

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms, has_initial_statistics, why_not_convertible
 from mmseg_daft.core.conversion import convert, write
+from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
@@ -46,15 +47,21 @@ class BNConversionHook(Hook):
     one already (``load_from``) may be converted once more: that changes nothing that matters.
 
     Args:
-        modules: The submodules whose batch-norm layers are converted.
+        modules: The submodules whose batch-norm layers are converted; some stages alone by
+            ``('backbone.layer3', 'backbone.layer4')``.
         num_batches: How many mini-batches of the training loader's batch size to take, counted over all
             ranks (SyncBatchNorm joins those of one round); ``None`` for the whole training set, as the
             paper does.
         tolerance: The largest relative change of the test-mode output that passes for float noise.
         allow_untrained: Convert also layers whose statistics are those of an untrained layer.
+        mean: For ablations: convert the means; ``False`` for the variances alone.
+        var: For ablations: convert the variances; ``False`` for the means alone.
+        blend: For ablations: α, the target's share in the new statistics.
+        compensate: For ablations: ``False`` replaces statistics without changing γ and β, as adaptive
+            batch norm does; then the test-mode output changes.
 
     Raises:
-        ValueError: In ``before_train``, with the model as it was: the scope is misspelt or holds no
+        ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the model as it was: the scope is misspelt or holds no
             layer that can be converted, a layer was never trained or never reached, the data are
             empty or too few, or they or the weights hold NaN.
         RuntimeError: Likewise, where the test-mode output changed, or a run is resumed that was never
@@ -67,11 +74,16 @@ class BNConversionHook(Hook):
         num_batches: int | None = None,
         tolerance: float = 1e-4,
         allow_untrained: bool = False,
+        mean: bool = True,
+        var: bool = True,
+        blend: float = 1.0,
+        compensate: bool = True,
     ) -> None:
         self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
         self.num_batches = num_batches
         self.tolerance = tolerance
         self.allow_untrained = allow_untrained
+        self.variant = ConversionVariant(mean, var, blend, compensate)
 
     def before_train(self, runner: Runner) -> None:
         """Convert, unless the run was resumed."""
@@ -95,6 +107,7 @@ class BNConversionHook(Hook):
             change = self._convert(layers, statistics, forward, sample)
         report = ConversionReport(
             modules=self.modules,
+            variant=self.variant,
             dataset=dataset,
             num_batches=len(loader) if _over_ranks(layers, world_size) else loader.num_batches,
             num_images=loader.num_images,
@@ -104,7 +117,7 @@ class BNConversionHook(Hook):
             shifts=shifts,
             left={name: why_not_convertible(layer) for name, layer in found.items() if name not in layers})
         runner.message_hub.update_info(RECORD, report.record())
-        runner.logger.info(report.summary(self.tolerance))
+        runner.logger.info(report.summary(self.tolerance if self.variant.compensate else None))
 
     def _check_resumed(self, runner: Runner) -> None:
         record = runner.message_hub.get_info(RECORD)
@@ -162,10 +175,10 @@ class BNConversionHook(Hook):
     ) -> float:
         """Convert and return the change of the output; undo it and raise where that is no noise."""
         before = test_outputs(forward, sample)
-        source = convert(layers, statistics)
+        source = convert(layers, statistics, self.variant)
         try:
             change = largest_change(before, test_outputs(forward, sample))
-            if not change <= self.tolerance:  # NaN is past it, too
+            if self.variant.compensate and not change <= self.tolerance:  # NaN is past it, too
                 raise RuntimeError(
                     f'The conversion changed the test-mode output by {change:.1e} of its largest value, past '
                     f'the tolerance of {self.tolerance:g}, so it was undone. Either the model uses its batch-norm '

@@ -8,6 +8,7 @@ from math import exp
 from statistics import fmean
 from typing import Any
 
+from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import DomainShift
 
 
@@ -17,6 +18,7 @@ class ConversionReport:
 
     Attributes:
         modules: The scope that was asked for.
+        variant: What was replaced in a layer.
         dataset: The training data: class, length and where it lies.
         num_batches: Mini-batches that the statistics are means of, all ranks together.
         num_images: Images in them.
@@ -29,6 +31,7 @@ class ConversionReport:
     """
 
     modules: tuple[str, ...]
+    variant: ConversionVariant
     dataset: str
     num_batches: int
     num_images: int
@@ -38,19 +41,24 @@ class ConversionReport:
     shifts: Mapping[str, DomainShift]
     left: Mapping[str, str]
 
-    def summary(self, tolerance: float) -> str:
-        """Return the summary for the log."""
+    def summary(self, tolerance: float | None) -> str:
+        """Return the summary for the log.
+
+        Args:
+            tolerance: For the change of the output; ``None`` where it was meant to change.
+        """
         farthest = max(self.shifts, key=lambda name: self.shifts[name].mean_shift)
         mean_shift = fmean(shift.mean_shift for shift in self.shifts.values())
         var_ratio = exp(fmean(shift.log_var_ratio for shift in self.shifts.values()))
+        variant = f' ({self.variant.differences})' if self.variant.differences else ''
         lines = [
             f'BN conversion of {", ".join(self.modules)}: {len(self.shifts) + len(self.left)} layers found, '
-            f'{len(self.shifts)} converted, 0 never reached, {len(self.left)} left as they are',
+            f'{len(self.shifts)} converted{variant}, 0 never reached, {len(self.left)} left as they are',
             *(f'  left: {name}: {reason}' for name, reason in self.left.items()),
             f'  target data: {self.num_images} images in {self.num_batches} mini-batches of {self.dataset}, '
             f'{self.seconds:.1f} s',
             f'  test-mode output: changed by {self.output_change:.1e} of its largest value '
-            f'(tolerance {tolerance:.0e})',
+            f'({"as asked for" if tolerance is None else f"tolerance {tolerance:.0e}"})',
             f'  domain: means moved by {mean_shift:.2f} source standard deviations on average, most in {farthest} '
             f'({self.shifts[farthest].mean_shift:.2f}); variances by a factor of {var_ratio:.2f}']
         return '\n'.join(lines)

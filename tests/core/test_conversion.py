@@ -10,14 +10,15 @@ from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.conversion import convert, tensors_of, write
+from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 
 
-def convert_to(model, batches):
+def convert_to(model, batches, **variant):
     layers = find_batch_norms(model, ('',))
     statistics = collect_statistics(model, layers, batches, model)
-    convert(layers, statistics)
+    convert(layers, statistics, ConversionVariant(**variant))
     return layers, statistics
 
 
@@ -79,6 +80,54 @@ def test_the_tensors_are_those_of_equations_4_and_5():
         layer.bias.detach(), beta + gamma * (new_mean - mean) / np.sqrt(var + 0.01), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(layer.running_mean, new_mean, rtol=1e-6)
     np.testing.assert_allclose(layer.running_var, new_var, rtol=1e-6)
+
+
+@pytest.mark.parametrize('variant, changed', [
+    (dict(var=False), {'bias', 'running_mean'}),
+    (dict(mean=False), {'weight', 'running_var'}),
+    (dict(blend=0.3), {'weight', 'bias', 'running_mean', 'running_var'}),
+    (dict(blend=0.5, mean=False), {'weight', 'running_var'}),
+    (dict(compensate=False), {'running_mean', 'running_var'}),
+    (dict(compensate=False, var=False), {'running_mean'})], ids=str)
+def test_what_an_ablation_changes_and_what_not(variant, changed):
+    torch.manual_seed(0)
+    model = pretrained(Network(2, depth=3)).double().eval()
+    batches = [torch.randn(4, 5, 6, 6, dtype=torch.float64) * 2 + 1 for _ in range(3)]
+    source = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        before = model(batches[0])
+        _, statistics = convert_to(model, batches, **variant)
+        after = model(batches[0])
+    for name, tensor in model.state_dict().items():
+        expected = name.startswith('norms') and name.split('.')[-1] in changed
+        assert torch.equal(tensor, source[name]) != expected, name
+    assert (relative(before, after) < 1e-10) == variant.get('compensate', True)
+    alpha = variant.get('blend', 1)
+    for i in range(3):
+        for tensor, target in (('mean', statistics[f'norms.{i}'].mean), ('var', statistics[f'norms.{i}'].var)):
+            name = f'norms.{i}.running_{tensor}'
+            if f'running_{tensor}' in changed:
+                torch.testing.assert_close(model.state_dict()[name], (1 - alpha) * source[name] + alpha * target)
+
+
+def test_means_alone_and_then_variances_alone_are_the_whole_conversion():
+    torch.manual_seed(0)
+    whole, parts = (pretrained(Network(2, depth=3)).double() for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    batches = [torch.randn(4, 5, 6, 6, dtype=torch.float64) * 2 + 1]
+    convert_to(whole, batches)
+    convert_to(parts, batches, var=False)
+    convert_to(parts, batches, mean=False)
+    for a, b in zip(parts.parameters(), whole.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize('variant, message', [
+    (dict(mean=False, var=False), 'replaces nothing'), (dict(blend=0), r'blend=0.*\(0, 1\]'),
+    (dict(blend=float('nan')), 'blend=nan'), (dict(blend=1.5), 'blend=1.5')], ids=str)
+def test_an_ablation_without_a_conversion_is_refused(variant, message):
+    with pytest.raises(ValueError, match=message):
+        ConversionVariant(**variant)
 
 
 def test_it_writes_in_place_also_into_frozen_parameters_and_nothing_else():
