@@ -9,8 +9,8 @@ from mmseg_daft.compat import repair
 
 repair()  # before anything imports mmseg
 
-from mmseg_daft import datasets, engine  # noqa: E402
+from mmseg_daft import datasets, engine, models  # noqa: E402
 from mmseg_daft.engine import BNConversionHook, DAFTOptimWrapperConstructor  # noqa: E402
 from mmseg_daft.version import __version__  # noqa: E402
 
-__all__ = ['BNConversionHook', 'DAFTOptimWrapperConstructor', '__version__', 'datasets', 'engine']
+__all__ = ['BNConversionHook', 'DAFTOptimWrapperConstructor', '__version__', 'datasets', 'engine', 'models']
