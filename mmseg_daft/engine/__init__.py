@@ -1,7 +1,12 @@
-"""Adapters that let an MMEngine runner use the method: one hook, one optimizer-wrapper constructor."""
+"""Adapters that let an MMEngine runner use the method: hooks, an optimizer-wrapper constructor, an initialiser."""
 
 from mmseg_daft.engine.bn_conversion_hook import BNConversionHook
+from mmseg_daft.engine.bn_test_mode_hook import BNTestModeHook
 from mmseg_daft.engine.cpu_distributed import CPUDistributedDataParallel
+from mmseg_daft.engine.effective_batch_hook import EffectiveBatchHook
 from mmseg_daft.engine.optim_wrapper_constructor import DAFTOptimWrapperConstructor
+from mmseg_daft.engine.pretrained_weights_hook import PretrainedWeightsHook
+from mmseg_daft.engine.zero_head import ZeroHead
 
-__all__ = ['BNConversionHook', 'CPUDistributedDataParallel', 'DAFTOptimWrapperConstructor']
+__all__ = ['BNConversionHook', 'BNTestModeHook', 'CPUDistributedDataParallel', 'DAFTOptimWrapperConstructor',
+           'EffectiveBatchHook', 'PretrainedWeightsHook', 'ZeroHead']

@@ -1,0 +1,46 @@
+"""An MMEngine hook that compares a run's effective batch with the one that its rates are meant for."""
+
+from __future__ import annotations
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class EffectiveBatchHook(Hook):
+    """Warn at the start of a run whose optimizer steps are over more or fewer images than intended.
+
+    mmseg's configs state a batch size per GPU, so the same config is another experiment on another number
+    of GPUs (mmseg issues 179, 730, 3023).
+
+    Args:
+        images: How many images an optimizer step is meant to be over: GPUs times batch size per GPU
+            times accumulated iterations.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare, and warn once."""
+        per_gpu = batch_size_of(runner)
+        gpus = get_world_size()
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        batch = per_gpu * gpus * accumulated
+        if batch == self.images:
+            return
+        fix = (f'train_dataloader.batch_size={self.images // gpus}' if self.images % gpus == 0
+               else f'a number of GPUs that divides {self.images}')
+        line = '=' * 100
+        runner.logger.warning(
+            f'\n{line}\nEFFECTIVE BATCH {batch}, NOT {self.images}: {per_gpu} images per GPU x {gpus} GPUs x '
+            f'{accumulated} accumulated. The learning rates\nare meant for {self.images}, and results will not compare '
+            f'with those of {self.images}. Use {fix},\nor EffectiveBatchHook(images={batch}) if it is meant.\n{line}')
+
+
+def batch_size_of(runner: Runner) -> int:
+    """Return how many images one process takes per iteration."""
+    loader = runner.train_dataloader
+    return loader.batch_size or loader.batch_sampler.batch_size
