@@ -5,7 +5,8 @@ from pathlib import Path
 
 import mmseg
 from mmengine.config import Config
-from small_runs import train, write_pretrained
+from pretrained_files import write_mmseg
+from small_runs import train
 
 from mmseg_daft.engine.bn_conversion_hook import RECORD
 
@@ -22,7 +23,7 @@ def small_shipped(tmp_path, voc_root):
     cfg.model.auxiliary_head.update(in_channels=64, channels=8)
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'start.pth'), prefix='backbone')
     cfg.model.data_preprocessor.size = (32, 32)
-    write_pretrained(tmp_path / 'start.pth', cfg.model, 'backbone')
+    write_mmseg(tmp_path / 'start.pth', cfg.model)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         for part in loader.dataset.get('datasets', [loader.dataset]):

@@ -2,11 +2,6 @@
 #   CAMVID_ROOT=/path/to/camvid python tools/train.py configs/source/source_deeplabv3plus_r18_b8-1500_camvid-day-160x160.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r18.py', '../_base_/datasets/camvid_day.py',
-    '../_base_/schedules/poly_30k.py', '../_base_/default_runtime.py']
-max_iters = 1500
+    '../_base_/schedules/poly_1500.py', '../_base_/default_runtime.py']
 model = dict(data_preprocessor=dict(size={{_base_.crop_size}}), decode_head=dict(num_classes=11))
 optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.1, head_lr=0.1))
-param_scheduler = [
-    dict(type='PolyLR', eta_min=0, power=0.9, begin=0, end=max_iters, by_epoch=False)]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(checkpoint=dict(interval=max_iters))

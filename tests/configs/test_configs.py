@@ -6,12 +6,13 @@ import pytest
 import torch
 from data_layouts import write_camvid
 from mmengine.config import Config
-from small_runs import CONFIGS, small, train, write_pretrained
+from pretrained_files import write_start
+from small_runs import CONFIGS, small, train
 
 from mmseg_daft.engine import BNConversionHook
 from mmseg_daft.engine.bn_conversion_hook import RECORD
 
-METHODS = ('source', 'ft', 'daft')
+METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation')
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
 
 
@@ -31,7 +32,7 @@ def shapes_root(tmp_path_factory):
 
 
 def test_all_configs_are_here():
-    assert len(ALL) == 10
+    assert len(ALL) == 54
     assert {Path(name).parts[0] for name in ALL} == set(METHODS)
 
 
@@ -40,15 +41,12 @@ def test_config_trains_and_evaluates(name, voc_root, cityscapes_root, camvid_lay
     root = {'voc12aug': voc_root, 'cityscapes': cityscapes_root, 'camvid': camvid_layout, 'shapes': shapes_root}[
         Path(name).stem.split('_')[-1].split('-')[0]]
     cfg = small(name, tmp_path / 'run', root)
-    start = cfg.model.backbone.get('init_cfg')
-    assert (start is None) == name.startswith('source')
-    if start:
-        start.checkpoint = str(write_pretrained(tmp_path / 'start.pth', cfg.model, start.prefix))
+    assert (write_start(cfg, tmp_path) is None) == name.startswith('source')
     classes = []
     runner = train(cfg, lambda runner, batch: classes.append(runner.train_dataloader.dataset.metainfo['classes']))
     assert runner.iter == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
     assert len(classes[0]) == cfg.model.decode_head.num_classes
-    assert any(isinstance(hook, BNConversionHook) for hook in runner.hooks) == name.startswith('daft')
+    assert any(isinstance(hook, BNConversionHook) for hook in runner.hooks) == ('daft_' in name or '-conversion' in name)
     loss = runner.message_hub.get_scalar('train/loss').current()
     assert torch.isfinite(torch.as_tensor(loss))
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
@@ -73,6 +71,8 @@ def test_daft_is_its_ft_baseline_plus_conversion_and_rates(name):
     assert daft.pop('custom_hooks') == [dict(type='BNConversionHook')]
     rates, base_rates = daft['optim_wrapper'].pop('paramwise_cfg'), ft['optim_wrapper'].pop('paramwise_cfg')
     assert base_rates['backbone_lr'] == base_rates['head_lr'] and rates['backbone_lr'] != rates['head_lr']
+    if 'linear' in name:
+        assert daft['model']['decode_head'].pop('init_cfg') == dict(type='ZeroHead')
     assert daft == ft
     assert len((CONFIGS / name).read_text().splitlines()) <= 10
 

@@ -12,7 +12,8 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from small_runs import DAFT_VOC, small, train, write_pretrained
+from pretrained_files import write_moco
+from small_runs import DAFT_VOC, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.engine.bn_conversion_hook import RECORD
@@ -26,7 +27,7 @@ def daft(voc_root, tmp_path):
         cfg = small(config, tmp_path / name, voc_root, iters)
         cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'moco.pth.tar')
         if not (tmp_path / 'moco.pth.tar').exists():
-            write_pretrained(tmp_path / 'moco.pth.tar', cfg.model)
+            write_moco(tmp_path / 'moco.pth.tar', cfg.model)
         cfg.merge_from_dict(options)
         return cfg
 
@@ -244,6 +245,25 @@ def test_the_record_names_the_data_also_inside_wrappers(daft):
     assert record['dataset'].startswith('RepeatDataset[PascalVOCDataset(7 images, ')
 
 
+def test_the_ablations_are_arguments_and_the_record_says_which(daft):
+    runner = start(daft(**hooked(var=False, blend=0.5, modules=('backbone.layer3', 'backbone.layer4'))))
+    source = snapshot(runner)
+    runner.call_hook('before_train')
+    changed = {name for name, tensor in snapshot(runner).items() if not torch.equal(tensor, source[name])}
+    layers = find_batch_norms(runner.model, ('backbone.layer3', 'backbone.layer4'))
+    assert changed == {f'{layer}.{tensor}' for layer in layers for tensor in ('bias', 'running_mean')}
+    variant = runner.message_hub.get_info(RECORD)['variant']
+    assert variant == dict(mean=True, var=False, blend=0.5, compensate=True)
+    assert f'{len(layers)} converted (means only, 0.5 of the target)' in log_of(runner)
+
+
+def test_statistics_without_compensation_may_change_the_output(daft):
+    runner = start(daft(**hooked(compensate=False)))
+    runner.call_hook('before_train')
+    assert runner.message_hub.get_info(RECORD)['output_change'] > 1e-2
+    assert 'γ and β not compensated' in log_of(runner) and '(as asked for)' in log_of(runner)
+
+
 def test_layers_without_affine_parameters_are_left_and_the_reason_said(daft):
     runner = start(daft())
     runner.model.backbone.layer1[0].bn1 = torch.nn.BatchNorm2d(4, affine=False)
@@ -294,14 +314,6 @@ def test_empty_data_set(daft, tmp_path):
 @pytest.mark.parametrize('num_batches', [5, 0, -1])
 def test_num_batches_beyond_the_data(daft, num_batches):
     refuse(daft(**hooked(num_batches=num_batches)), f'num_batches={num_batches}.*13 images.*4 mini-batches of 4')
-
-
-def test_weights_that_match_nothing(daft, tmp_path):
-    """MMEngine refuses a prefix that no key has; of keys that match no parameter it only warns."""
-    cfg = daft()
-    write_pretrained(tmp_path / 'other.pth', cfg.model, prefix='module.encoder_q.trunk')
-    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'other.pth')
-    refuse(cfg, '53 of 53 .*untrained layer.*prefix=')
 
 
 def test_no_weights_at_all(daft):

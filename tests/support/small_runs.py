@@ -6,13 +6,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmseg.registry import MODELS
-from networks import pretrained
-from torch import nn
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 FT_VOC = 'ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
@@ -41,9 +37,7 @@ def small(config: str | Path, work_dir: Path, data_root: Path | None = None, ite
             for transform in dataset.pipeline:
                 if transform['type'] == 'RandomCrop':
                     transform['crop_size'] = (32, 32)
-                if transform['type'] == 'RandomResize':
-                    transform['scale'] = (80, 80)
-    cfg.train_dataloader.batch_size = 4
+    cfg.train_dataloader.batch_size = cfg.default_hooks.batch.images = 4
     cfg.model.data_preprocessor.size = (32, 32)
     cfg.train_cfg.update(max_iters=iters, val_interval=iters)
     cfg.param_scheduler[0]['end'] = max(iters, 10)
@@ -54,23 +48,16 @@ def small(config: str | Path, work_dir: Path, data_root: Path | None = None, ite
 
 
 def slim_down(model: dict) -> None:
-    """Give a DeepLabv3+ a backbone of 4 base channels and a decoder of 8."""
-    expansion = 1 if model['backbone']['depth'] < 50 else 4
-    model['backbone'].update(stem_channels=4, base_channels=4)
-    model['decode_head'].update(in_channels=32 * expansion, c1_in_channels=4 * expansion, channels=8, c1_channels=4)
-
-
-def write_pretrained(path: Path, model: dict, prefix: str = 'module.encoder_q', **others: Any) -> Path:
-    """Write a backbone's pre-trained weights, in the key layout of MoCo's released file by default."""
-    torch.manual_seed(0)
-    cfg = dict(model['backbone'], init_cfg=None, norm_cfg=dict(type='BN'))
-    backbone = pretrained(MODELS.build(cfg))
-    for layer in backbone.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.weight.data.mul_(0.2).add_(1)
-    state = {f'{prefix}.{name}': tensor for name, tensor in backbone.state_dict().items()}
-    torch.save({'epoch': 200, 'arch': 'resnet50', 'state_dict': {**state, **others}}, path)
-    return path
+    """Give a model a backbone of 4 base channels and, where it has one, a decoder of 8."""
+    head, expansion = model['decode_head'], 1 if model['backbone']['depth'] < 50 else 4
+    model['backbone'].update(base_channels=4)
+    if model['backbone']['type'] == 'ResNet':
+        model['backbone'].update(stem_channels=4)
+    head.update(in_channels=32 * expansion, channels=32 * expansion if head.get('num_convs') == 0 else 8)
+    if 'c1_channels' in head:
+        head.update(c1_in_channels=4 * expansion, c1_channels=4)
+    if 'auxiliary_head' in model:
+        model['auxiliary_head'].update(in_channels=16 * expansion, channels=8)
 
 
 class Probe(Hook):

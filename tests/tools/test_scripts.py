@@ -10,7 +10,8 @@ from pathlib import Path
 import mmseg
 import pytest
 import torch
-from small_runs import DAFT_VOC, small, write_pretrained
+from pretrained_files import write_start
+from small_runs import DAFT_VOC, small
 
 from mmseg_daft.engine.bn_conversion_hook import RECORD
 
@@ -34,7 +35,7 @@ def succeed(*words, **env):
 def config(voc_root, tmp_path):
     """A small DAFT config as a file, for processes."""
     cfg = small(DAFT_VOC, tmp_path / 'run', voc_root, iters=2)
-    cfg.model.backbone.init_cfg.checkpoint = str(write_pretrained(tmp_path / 'moco.pth.tar', cfg.model))
+    write_start(cfg, tmp_path)
     cfg.pop('experiment_name')
     cfg.dump(tmp_path / 'small.py')
     return tmp_path / 'small.py'

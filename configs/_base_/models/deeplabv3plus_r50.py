@@ -1,8 +1,8 @@
 # DeepLabv3+ on a plain ResNet-50, output stride 16.
-# From the paper: decoder and backbone. Ours, after the public PyTorch DeepLabv3+ recipe that its numbers
-# fit: output stride 16 (dilation in stage 4 alone), ASPP rates 6/12/18, 256 and 48 channels, dropout 0.1,
-# no auxiliary head. Unlike that recipe: batch-norm momentum is PyTorch's 0.1 (there 0.01 in the backbone), and
-# the decoder is mmseg's own, whose 3x3 convolutions are depthwise separable.
+# From the paper: decoder and backbone. Ours, after the public PyTorch DeepLabv3+ recipe that its numbers fit
+# (github.com/VainF/DeepLabV3Plus-Pytorch): output stride 16 (dilation in stage 4 alone), ASPP rates 6/12/18 of plain
+# 3x3 convolutions, 256 and 48 channels, dropout 0.1, no auxiliary head, batch-norm momentum 0.01 in the backbone, loss
+# averaged over the labelled pixels.
 # SyncBN: a batch-norm batch is the whole batch of 16 on any number of GPUs; on one GPU or a CPU, mmengine
 # turns it into plain batch norm.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -23,11 +23,11 @@ model = dict(
         strides=(1, 2, 2, 1),
         dilations=(1, 1, 1, 2),
         contract_dilation=True,
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type='SyncBN', requires_grad=True, momentum=0.01),
         norm_eval=False,
         style='pytorch'),
     decode_head=dict(
-        type='DepthwiseSeparableASPPHead',
+        type='DeepLabV3PlusHead',
         in_channels=2048,
         in_index=3,
         channels=256,
@@ -38,6 +38,6 @@ model = dict(
         num_classes=21,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, avg_non_ignore=True, loss_weight=1.0)),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'))

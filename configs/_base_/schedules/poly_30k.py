@@ -1,5 +1,6 @@
 # From the paper: SGD, poly with power 0.9, 30,000 iterations, the final model is evaluated.
 # Ours: momentum and weight decay, after the public PyTorch DeepLabv3+ recipe that the paper's numbers fit.
+# The rates are meant for optimizer steps over 16 images: another number warns at the start.
 # eta_min stays 0: it is absolute and shared, so it would lift a small backbone_lr.
 max_iters = 30000
 optim_wrapper = dict(
@@ -17,4 +18,6 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters // 10, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+    pretrained=dict(type='PretrainedWeightsHook'),
+    batch=dict(type='EffectiveBatchHook', images=16))

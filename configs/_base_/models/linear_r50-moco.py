@@ -1,0 +1,15 @@
+# A head that is one linear layer (a 1x1 convolution), as in the paper's classification experiments.
+_base_ = './deeplabv3plus_r50-moco.py'
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type='FCNHead',
+        in_channels=2048,
+        in_index=3,
+        channels=2048,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0,
+        num_classes=21,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, avg_non_ignore=True, loss_weight=1.0)))

@@ -1,0 +1,6 @@
+# DAFT on Cityscapes from CLIP.
+#   python tools/train.py configs/daft/daft_deeplabv3plus_r50-clip_b16-30k_cityscapes-768x768.py
+_base_ = '../ft/ft_deeplabv3plus_r50-clip_b16-30k_cityscapes-768x768.py'
+custom_hooks = [dict(type='BNConversionHook')]
+# Ours: the paper sweeps backbone_lr, then head_lr, and does not say which ones won.
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.03, head_lr=0.3))
