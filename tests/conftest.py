@@ -32,6 +32,24 @@ def cityscapes_root(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def camvid_layout(tmp_path_factory):
+    """A small data set in the layout of CamVid's day and dusk."""
+    from data_layouts import write_camvid
+    return write_camvid(tmp_path_factory.mktemp('camvid'))
+
+
+@pytest.fixture(scope='session')
+def shapes_root(tmp_path_factory):
+    """A small data set in the layout of the demo's, source and target domain."""
+    from data_layouts import write_voc
+    root = tmp_path_factory.mktemp('shapes')
+    for domain in ('source', 'target'):
+        (root / domain).mkdir()
+        write_voc(root / domain, num_classes=6)
+    return root
+
+
+@pytest.fixture(scope='session')
 def camvid_root():
     """The real CamVid, day and dusk: where $CAMVID_ROOT says, or in data/camvid."""
     for folder in (os.environ.get('CAMVID_ROOT'), ROOT / 'data' / 'camvid'):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_layouts import write_camvid
 from mmengine.config import Config
 from pretrained_files import write_start
 from small_runs import CONFIGS, small, train
@@ -14,21 +13,6 @@ from mmseg_daft.engine.bn_conversion_hook import RECORD
 
 METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation')
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
-
-
-@pytest.fixture(scope='session')
-def camvid_layout(tmp_path_factory):
-    return write_camvid(tmp_path_factory.mktemp('camvid'))
-
-
-@pytest.fixture(scope='session')
-def shapes_root(tmp_path_factory):
-    from data_layouts import write_voc
-    root = tmp_path_factory.mktemp('shapes')
-    for domain in ('source', 'target'):
-        (root / domain).mkdir()
-        write_voc(root / domain, num_classes=6)
-    return root
 
 
 def test_all_configs_are_here():

@@ -1,0 +1,93 @@
+"""LP-FT by one command, as processes: both stages, broken off in between and in the first stage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pretrained_files import write_start
+from small_runs import small
+
+ROOT = Path(__file__).parents[2]
+NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
+
+
+@pytest.fixture
+def stages(shapes_root, tmp_path):
+    """The two stages of the demo's data as small config files."""
+    paths = []
+    for folder in ('lp', 'lpft'):
+        cfg = small(f'{folder}/{folder}_{NAME}', tmp_path / folder, shapes_root, iters=3)
+        cfg.default_hooks.checkpoint.interval = 1
+        if folder == 'lp':
+            write_start(cfg, tmp_path)
+        cfg.pop('experiment_name')
+        cfg.dump(tmp_path / f'{folder}.py')
+        paths.append(tmp_path / f'{folder}.py')
+    return paths
+
+
+def command(*words):
+    return [sys.executable, ROOT / 'tools' / 'lpft.py', *words]
+
+
+def lpft(*words):
+    done = subprocess.run(command(*words), capture_output=True, text=True, cwd=ROOT)
+    return done.returncode, done.stdout + done.stderr
+
+
+def state(path):
+    return torch.load(path)['state_dict']
+
+
+def test_the_second_stage_starts_from_the_first_also_after_it_failed(stages, tmp_path):
+    lp, ft = stages
+    good = ft.read_text()
+    ft.write_text(good.replace("'BNTestModeHook'", "'BNTestModeHok'"))
+    work = ['--work-dir', tmp_path / 'runs']
+    code, output = lpft(lp, ft, *work)
+    assert code != 0 and 'BNTestModeHok' in output
+    assert 'stage 2 of 2 failed with exit status 1; mend it and start this command again' in output
+    final = tmp_path / 'runs' / 'lp' / 'iter_3.pth'
+    written = final.stat().st_mtime_ns
+
+    ft.write_text(good)
+    code, output = lpft(lp, ft, *work, '--cfg-options', 'optim_wrapper.paramwise_cfg.backbone_lr=0.0',
+                        'optim_wrapper.paramwise_cfg.head_lr=0.0')
+    assert code == 0, output[-3000:]
+    assert 'stage 1 of 2: finished before' in output and final.stat().st_mtime_ns == written
+    # Without a learning rate, and with batch norm in test mode, the second stage ends as it started.
+    after = state(tmp_path / 'runs' / 'lpft' / 'iter_3.pth')
+    for name, tensor in state(final).items():
+        assert torch.equal(after[name], tensor), name
+
+    code, output = lpft(lp, ft, *work)
+    assert code == 0 and output.count('finished before') == 2
+
+
+def test_killed_in_its_first_stage_it_goes_on_from_there(stages, tmp_path):
+    lp, ft = stages
+    work = ['--work-dir', tmp_path / 'runs']
+    slow = ['--cfg-options', 'train_cfg.max_iters=40', 'train_cfg.val_interval=40']
+    process = subprocess.Popen(command(lp, ft, *work, *slow), cwd=ROOT, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    note = tmp_path / 'runs' / 'lp' / 'last_checkpoint'
+    deadline = time.monotonic() + 120
+    while not note.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert note.exists() and not (tmp_path / 'runs' / 'lpft').exists()
+    code, output = lpft(lp, ft, *work, '--cfg-options', 'train_cfg.max_iters=42', 'train_cfg.val_interval=42')
+    assert code == 0, output[-3000:]
+    assert 'resumed epoch: 0, iter: ' in output.split('stage 2 of 2')[0]
+    assert (tmp_path / 'runs' / 'lpft' / 'iter_42.pth').is_file()
+
+
+def test_a_missing_config_is_named(stages):
+    code, output = lpft(stages[0], 'nowhere.py')
+    assert code != 0 and 'There is no config nowhere.py' in output and 'Traceback' not in output
