@@ -54,8 +54,8 @@ class WeightMatch:
             lines.append(f'Of another shape ({len(self.misshapen)}): ' + _some(
                 [f'{name} {file} in the file, {model} in the model' for name, (file, model) in self.misshapen.items()]) + '.')
         if self.prefix is not None:
-            lines.append(f'With prefix={self.prefix!r} more would match.' if self.prefix else
-                         'Without prefix more would match.')
+            lines.append(f'The file has more of them under {self.prefix!r}: set prefix={self.prefix!r} in init_cfg.'
+                         if self.prefix else 'The file has more of them without prefix: leave it out of init_cfg.')
         return ' '.join(lines)
 
 
