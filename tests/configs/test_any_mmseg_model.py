@@ -1,0 +1,87 @@
+"""The README's lines in configs that mmseg ships: model families become DAFT as they are, or are refused kindly."""
+
+import pytest
+import torch
+import torchvision
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from shipped_configs import paste
+from small_runs import train
+
+from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.engine.bn_conversion_hook import RECORD
+
+VOC, CITYSCAPES = '_voc12aug-512x512.py', '_cityscapes-512x1024.py'
+HEADS = {'model.decode_head.channels': 16, 'model.auxiliary_head.channels': 16}
+SLIM = {'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8}
+
+FAMILIES = [  # decoder and backbone; the shipped config; what is turned down besides sizes
+    ('PSPNet, ResNetV1c', f'pspnet/pspnet_r50-d8_4xb4-20k{VOC}', {
+        **SLIM, **HEADS, 'model.decode_head.in_channels': 256, 'model.auxiliary_head.in_channels': 128}),
+    ('UPerNet, ResNetV1c', f'upernet/upernet_r50_4xb4-20k{VOC}', {
+        **SLIM, **HEADS, 'model.decode_head.in_channels': [32, 64, 128, 256], 'model.auxiliary_head.in_channels': 128}),
+    ('FCN, HRNet', f'hrnet/fcn_hr18s_4xb4-20k{VOC}', {}),
+    ('OCRNet in two stages, HRNet', f'ocrnet/ocrnet_hr18s_4xb4-20k{VOC}', {
+        'model.decode_head.1.channels': 16, 'model.decode_head.1.ocr_channels': 8}),
+    ('DeepLabv3+, ResNeXt', f'deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k{VOC}', {
+        **SLIM, **HEADS, 'model.backbone.type': 'ResNeXt', 'model.backbone.groups': 4, 'model.backbone.base_width': 4,
+        'model.decode_head.in_channels': 256, 'model.decode_head.c1_in_channels': 32,
+        'model.auxiliary_head.in_channels': 128}),
+    ('DeepLabv3+, MobileNetV2', f'mobilenet_v2/mobilenet-v2-d8_deeplabv3plus_4xb2-80k{CITYSCAPES}', {}),
+    ('Semantic FPN with a neck, ResNet', f'sem_fpn/fpn_r50_4xb2-80k{CITYSCAPES}', {}),
+    ('FCN, ResNeSt', f'resnest/resnest_s101-d8_fcn_4xb2-80k{CITYSCAPES}', {
+        'model.backbone.depth': 50, 'model.backbone.stem_channels': 64}),
+    ('BiSeNetV2', 'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py', {}),
+    ('Fast-SCNN', f'fastscnn/fast_scnn_8xb4-160k{CITYSCAPES}', {}),
+    ('ERFNet', f'erfnet/erfnet_fcn_4xb4-160k{CITYSCAPES}', {}),
+    ('UNet', 'unet/unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024.py', {'model.backbone.base_channels': 8,
+     'model.decode_head.in_channels': 8, 'model.decode_head.channels': 8, 'model.auxiliary_head.in_channels': 16})]
+
+
+@pytest.mark.parametrize('shipped, options', [family[1:] for family in FAMILIES], ids=[family[0] for family in FAMILIES])
+def test_family(shipped, options, voc_root, cityscapes_root, tmp_path):
+    cfg = paste(shipped, tmp_path, voc_root if 'voc12aug' in shipped else cityscapes_root, **options)
+    weights = []
+    runner = train(cfg, lambda runner, batch: weights.append({n: p.detach().clone() for n, p in runner.model.named_parameters()}))
+    record = runner.message_hub.get_info(RECORD)
+    assert set(record['shifts']) == set(find_batch_norms(runner.model, ('backbone',)))
+    assert record['output_change'] < 1e-4 and record['num_images'] == len(runner.train_dataloader.dataset)
+    groups = runner.optim_wrapper.optimizer.param_groups
+    assert [(group['name'], group['initial_lr']) for group in groups] == [('backbone', 0.01), ('head', 0.1)]
+    assert sum(len(group['params']) for group in groups) == len(weights[0])
+    assert runner.iter == 2 and torch.isfinite(torch.as_tensor(runner.message_hub.get_scalar('train/loss').current()))
+    for part in ('backbone', 'decode_head'):
+        assert any(not torch.equal(weights[0][n], weights[1][n]) for n in weights[0] if n.startswith(part)), part
+
+
+def test_there_are_at_least_eight_families():
+    assert len({shipped.split('/')[0] for _, shipped, _ in FAMILIES}) >= 8
+
+
+class ConvNeXt(BaseModule):
+    """torchvision's, as a backbone: mmseg's own config takes it from mmpretrain."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.features = torchvision.models.convnext_tiny().features
+
+    def forward(self, x):
+        return [self.features(x)]
+
+
+def refuse(cfg):
+    with pytest.raises(ValueError, match='hold no batch-norm layer, so there is nothing to convert.*without the conversion'):
+        train(cfg)
+
+
+def test_convnext_is_refused(voc_root, tmp_path):
+    MODELS.register_module(name='TorchvisionConvNeXt', module=ConvNeXt, force=True)
+    refuse(paste(f'fcn/fcn_r50-d8_4xb4-20k{VOC}', tmp_path, voc_root, **{
+        'model.backbone': dict(_delete_=True, type='TorchvisionConvNeXt'), 'model.auxiliary_head': None,
+        'model.decode_head.in_channels': 768, 'model.decode_head.in_index': 0}))
+
+
+def test_a_transformer_is_refused(cityscapes_root, tmp_path):
+    cfg = paste('segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py', tmp_path, cityscapes_root)
+    del cfg.optim_wrapper.paramwise_cfg['custom_keys']  # refused by name, before
+    refuse(cfg)
