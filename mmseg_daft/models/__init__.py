@@ -1,5 +1,7 @@
 """Backbones, decoders and checkpoint formats that MMSegmentation lacks, registered with it."""
 
+from mmseg_daft.models.clip_resnet import CLIPResNet
 from mmseg_daft.models.deeplabv3plus_head import DeepLabV3PlusHead
+from mmseg_daft.models.torchscript_scheme import load_from_torchscript
 
-__all__ = ['DeepLabV3PlusHead']
+__all__ = ['CLIPResNet', 'DeepLabV3PlusHead', 'load_from_torchscript']

@@ -1,0 +1,127 @@
+"""Read the tensors of a TorchScript archive without running anything that is in it.
+
+CLIP released its networks as TorchScript archives. ``torch.jit.load`` compiles the program inside one and runs
+parts of it, and ``torch.load`` refuses them or, with ``weights_only=False``, unpickles whatever they name. Here
+only the list of attributes is read, by an unpickler that knows tensors and containers and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
+    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool}
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return parameters, buffers and other tensor attributes of the network in an archive, by dotted name.
+
+    Tensors are on the CPU, in the type that the archive has (CLIP's are float16), whatever device they were
+    saved from.
+
+    Args:
+        path: The archive, as ``torch.jit.save`` writes it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no TorchScript archive, it is damaged, or it asks for anything but tensors and
+            plain data.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'There is no TorchScript archive at {path}.')
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            root = names[0].split('/')[0] if names else ''
+            if f'{root}/data.pkl' not in names or f'{root}/constants.pkl' not in names:
+                raise ValueError(f'{path} is no TorchScript archive. A checkpoint of torch.save is loaded by its path '
+                                 'or address as it is: leave torchscript:// out.')
+            with archive.open(f'{root}/data.pkl') as content:
+                network = _Reader(content, archive, f'{root}/data/').load()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f'{path} is no TorchScript archive, or only a part of one ({error}). Download it again; a '
+                         'checkpoint of torch.save needs no torchscript://.') from None
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f'{path} cannot be read as a TorchScript archive: {error}') from error
+    tensors = dict(_named_tensors(network, '', frozenset()))
+    if not tensors:
+        raise ValueError(f'{path} holds no tensors.')
+    return tensors
+
+
+class _ScriptObject:
+    """Stands for an object of a class that the archive's program defines: its attributes alone."""
+
+    attributes: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickles script objects, tensors and plain containers; refuses every other name."""
+
+    def __init__(self, content: Any, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(content)
+        self._archive, self._folder, self._storages = archive, folder, {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split('.')[0] == '__torch__':
+            return _ScriptObject
+        if module == 'torch' and name in _DTYPES:
+            return _DTYPES[name]
+        known = _KNOWN.get((module, name))
+        if known is None:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is refused: a network needs tensors and '
+                                         'plain data alone.')
+        return known
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        kind, dtype, key, _, numel = pid
+        if kind != 'storage' or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f'it refers to {pid!r}, which is no storage.')
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f'{self._folder}{key}'))
+            if len(data) < numel * dtype.itemsize:
+                raise pickle.UnpicklingError(f'record {key} has {len(data)} bytes for {numel} numbers of {dtype}.')
+            self._storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return self._storages[key]
+
+
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    # as_strided checks the bounds.
+    return storage.as_strided(size, stride, offset) if math.prod(size) else storage.new_empty(size)
+
+
+def _same(value: Any, *_: Any) -> Any:
+    return value
+
+
+_KNOWN = {
+    ('collections', 'OrderedDict'): OrderedDict,
+    ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+    ('torch', 'device'): _same,
+    **{('torch.jit._pickle', f'build_{kind}list'): _same for kind in ('int', 'double', 'bool', 'tensor')},
+    ('torch.jit._pickle', 'restore_type_tag'): _same,
+}
+
+
+def _named_tensors(value: Any, name: str, above: frozenset[int]) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, _ScriptObject):
+        if id(value) in above:
+            raise ValueError(f'The archive is damaged: {name} contains itself.')
+        for attribute, part in getattr(value, 'attributes', {}).items():
+            yield from _named_tensors(part, f'{name}.{attribute}' if name else attribute, above | {id(value)})
