@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import runpy
@@ -41,7 +42,10 @@ def run(name: str) -> None:
         dist.init_process_group('gloo')
         sys.argv += ['--cfg-options', *CPU_OPTIONS]
     runpy.run_path(script, run_name='__main__')
-    if own_group:  # a group that still stands aborts the interpreter's exit, now and then
+    if own_group:
+        # A group whose threads still run aborts the interpreter's exit, now and then. They run until the last
+        # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
+        gc.collect()
         dist.destroy_process_group()
 
 
