@@ -21,7 +21,6 @@ from mmseg_daft.core.batch_norm import BatchNorm, why_not_convertible
 from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.statistics import LayerStatistics
 
-
 PAPER = ConversionVariant()
 """The paper's conversion: both statistics, wholly the target's, compensated."""
 

@@ -35,7 +35,8 @@ class WeightMatch:
     @property
     def lost_statistics(self) -> tuple[str, ...]:
         """The running means and variances of batch norm among those that do not match."""
-        return tuple(name for name in (*self.missing, *self.misshapen) if name.endswith(('running_mean', 'running_var')))
+        lost = (*self.missing, *self.misshapen)
+        return tuple(name for name in lost if name.endswith(('running_mean', 'running_var')))
 
     def problem(self, min_share: float) -> str | None:
         """Say what is wrong with a match that is too poor to train from; ``None`` where it is good.
@@ -51,8 +52,9 @@ class WeightMatch:
         if self.missing:
             lines.append(f'Not in the file ({len(self.missing)}): {_some(self.missing)}.')
         if self.misshapen:
-            lines.append(f'Of another shape ({len(self.misshapen)}): ' + _some(
-                [f'{name} {file} in the file, {model} in the model' for name, (file, model) in self.misshapen.items()]) + '.')
+            shapes = [f'{name} {file} in the file, {model} in the model'
+                      for name, (file, model) in self.misshapen.items()]
+            lines.append(f'Of another shape ({len(shapes)}): {_some(shapes)}.')
         if self.prefix is not None:
             lines.append(f'The file has more of them under {self.prefix!r}: set prefix={self.prefix!r} in init_cfg.'
                          if self.prefix else 'The file has more of them without prefix: leave it out of init_cfg.')

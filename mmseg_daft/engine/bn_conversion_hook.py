@@ -61,9 +61,9 @@ class BNConversionHook(Hook):
             batch norm does; then the test-mode output changes.
 
     Raises:
-        ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the model as it was: the scope is misspelt or holds no
-            layer that can be converted, a layer was never trained or never reached, the data are
-            empty or too few, or they or the weights hold NaN.
+        ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the
+            model as it was: the scope is misspelt or holds no layer that can be converted, a layer was
+            never trained or never reached, the data are empty or too few, or they or the weights hold NaN.
         RuntimeError: Likewise, where the test-mode output changed, or a run is resumed that was never
             converted.
     """

@@ -60,7 +60,8 @@ class CLIPResNet(BaseModule):
             raise ValueError(f'CLIPResNet has depth={depth!r}; CLIP released ResNets of depth {sorted(_BLOCKS)}.')
         for name, numbers, allowed in (('strides', strides, {1, 2}), ('dilations', dilations, {1, 2, 4, 8})):
             if len(numbers) != 4 or not set(numbers) <= allowed:
-                raise ValueError(f'CLIPResNet has {name}={tuple(numbers)!r}: four stages need four of {sorted(allowed)}.')
+                raise ValueError(
+                    f'CLIPResNet has {name}={tuple(numbers)!r}: four stages need four of {sorted(allowed)}.')
         if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
             raise ValueError(f'CLIPResNet has out_indices={tuple(out_indices)!r}: name stages from 0 to 3.')
         if not -1 <= frozen_stages <= 4:

@@ -38,11 +38,13 @@ FAMILIES = [  # decoder and backbone; the shipped config; what is turned down be
      'model.decode_head.in_channels': 8, 'model.decode_head.channels': 8, 'model.auxiliary_head.in_channels': 16})]
 
 
-@pytest.mark.parametrize('shipped, options', [family[1:] for family in FAMILIES], ids=[family[0] for family in FAMILIES])
+@pytest.mark.parametrize(
+    'shipped, options', [family[1:] for family in FAMILIES], ids=[family[0] for family in FAMILIES])
 def test_family(shipped, options, voc_root, cityscapes_root, tmp_path):
     cfg = paste(shipped, tmp_path, voc_root if 'voc12aug' in shipped else cityscapes_root, **options)
     weights = []
-    runner = train(cfg, lambda runner, batch: weights.append({n: p.detach().clone() for n, p in runner.model.named_parameters()}))
+    runner = train(cfg, lambda runner, batch: weights.append(
+        {name: parameter.detach().clone() for name, parameter in runner.model.named_parameters()}))
     record = runner.message_hub.get_info(RECORD)
     assert set(record['shifts']) == set(find_batch_norms(runner.model, ('backbone',)))
     assert record['output_change'] < 1e-4 and record['num_images'] == len(runner.train_dataloader.dataset)
@@ -70,7 +72,8 @@ class ConvNeXt(BaseModule):
 
 
 def refuse(cfg):
-    with pytest.raises(ValueError, match='hold no batch-norm layer, so there is nothing to convert.*without the conversion'):
+    with pytest.raises(
+            ValueError, match='hold no batch-norm layer, so there is nothing to convert.*without the conversion'):
         train(cfg)
 
 

@@ -48,7 +48,8 @@ class History:
     def __call__(self, runner, batch):
         model = runner.model
         self.states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        self.modes.append({name: layer.training for name, layer in model.named_modules() if isinstance(layer, BatchNorm)})
+        self.modes.append({
+            name: layer.training for name, layer in model.named_modules() if isinstance(layer, BatchNorm)})
         self.groups.append({group['name']: (len(group['params']), group['initial_lr'])
                             for group in runner.optim_wrapper.optimizer.param_groups})
 

@@ -65,7 +65,7 @@ def test_voc_scale_crop_flip_and_padding(coordinates):
             size = np.array([h, w]) * factors[name][-1]
             assert np.allclose(labels.shape, np.minimum(size, 513), atol=8)
             cropped += bool((size > 520).any())
-        batch = preprocessor(dict(inputs=[s['inputs'] for s in samples], data_samples=[s['data_samples'] for s in samples]), True)
+        batch = preprocessor({key: [s[key] for s in samples] for key in ('inputs', 'data_samples')}, True)
         assert batch['inputs'].shape == (2, 3, 513, 513)
         for image, sample, before in zip(batch['inputs'], batch['data_samples'], samples):
             h, w = before['inputs'].shape[1:]
@@ -88,7 +88,8 @@ def stripes(tmp_path_factory):
     """Cityscapes' layout and size: dark and bright stripes of one hue, 8 wide; labels count columns of 64."""
     root = tmp_path_factory.mktemp('cityscapes')
     x = np.arange(2048)
-    image = np.broadcast_to((np.where(x // 8 % 2, 1.6, 0.4)[:, None] * COLOUR).round(), (1024, 2048, 3)).astype(np.uint8)
+    row = (np.where(x // 8 % 2, 1.6, 0.4)[:, None] * COLOUR).round()
+    image = np.broadcast_to(row, (1024, 2048, 3)).astype(np.uint8)
     labels = np.broadcast_to(x // 64 % 19, (1024, 2048)).astype(np.uint8)
     write(root / 'leftImg8bit' / 'train' / 'ulm' / 'ulm_0_leftImg8bit.png', image)
     write(root / 'gtFine' / 'train' / 'ulm' / 'ulm_0_gtFine_labelTrainIds.png', labels)
@@ -98,7 +99,8 @@ def stripes(tmp_path_factory):
 def test_cityscapes_crop_and_jitter(stripes):
     """Brightness scales everything, contrast the stripes' difference, saturation the colours' distance from grey."""
     np.random.seed(0)
-    dataset, preprocessor = dataset_and_preprocessor(DAFT_VOC.replace('voc12aug-513x513', 'cityscapes-768x768'), stripes)
+    dataset, preprocessor = dataset_and_preprocessor(
+        DAFT_VOC.replace('voc12aug-513x513', 'cityscapes-768x768'), stripes)
     seen, flipped, starts = [], [], []
     bright, dark = 1.6 * COLOUR, 0.4 * COLOUR
     for _ in range(80):

@@ -27,7 +27,8 @@ def test_the_backbone_gets_no_gradient_first_and_some_then():
 @pytest.mark.parametrize('head, message', [
     (nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1)), r'2 layers with parameters: 0 \(Conv2d\), 2'),
     (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1)), 'stop the gradient'),
-    (nn.BatchNorm2d(4), r'only one of BatchNorm2d is BatchNorm2d'), (nn.ReLU(), '0 layers')], ids=['two', 'bn', 'only bn', 'none'])
+    (nn.BatchNorm2d(4), r'only one of BatchNorm2d is BatchNorm2d'),
+    (nn.ReLU(), '0 layers')], ids=['two', 'bn', 'only bn', 'none'])
 def test_other_heads_are_refused_as_they_were(head, message):
     before = [p.clone() for p in head.parameters()]
     with pytest.raises(ValueError, match=message):

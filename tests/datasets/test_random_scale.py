@@ -15,7 +15,8 @@ def scale(low, high):
 @pytest.mark.parametrize('factor', [0.5, 1.0, 1.7])
 def test_sizes_and_labels(size, factor):
     labels = np.random.default_rng(0).integers(0, 5, size).astype(np.uint8) * 50
-    results = scale(factor, factor)(dict(img=np.repeat(labels[..., None], 3, 2), gt_seg_map=labels, seg_fields=['gt_seg_map']))
+    results = scale(factor, factor)(dict(
+        img=np.repeat(labels[..., None], 3, 2), gt_seg_map=labels, seg_fields=['gt_seg_map']))
     assert results['img'].shape[:2] == results['gt_seg_map'].shape
     assert np.allclose(results['gt_seg_map'].shape, np.array(size) * factor, atol=1.5)
     assert set(np.unique(results['gt_seg_map'])) <= set(np.unique(labels))

@@ -61,5 +61,6 @@ def test_zeros_for_a_decoder_stop_the_run_and_say_why(config):
 
 def test_zeros_for_a_linear_head(config):
     seen = []
-    train(config(LINEAR), lambda runner, batch: seen.append(runner.model.decode_head.conv_seg.weight.abs().max().item()))
+    train(config(LINEAR),
+          lambda runner, batch: seen.append(runner.model.decode_head.conv_seg.weight.abs().max().item()))
     assert seen[0] == 0 < seen[1]

@@ -47,7 +47,8 @@ def test_another_prefix_is_suggested(config, tmp_path):
     cfg = config()
     write_moco(tmp_path / 'other.pth', cfg.model, **{'encoder_q.x': torch.zeros(1)})
     cfg.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'other.pth'), prefix='encoder_q')
-    refuse(cfg, r"0 of 265 tensors match.*Not in the file \(265\): conv1.weight.*set prefix='module.encoder_[qk]' in init_cfg")
+    refuse(cfg, r'0 of 265 tensors match.*Not in the file \(265\): conv1.weight.*'
+                r"set prefix='module.encoder_[qk]' in init_cfg")
 
 
 def test_a_stem_of_another_shape(config, tmp_path):

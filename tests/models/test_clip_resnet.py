@@ -33,7 +33,8 @@ def clip_maps(state, image, depth, strides, dilations):
                 y = F.avg_pool2d(y, stride)
             y = layer(y, f'{block}.conv3', f'{block}.bn3')
             if first:
-                x = layer(F.avg_pool2d(x, stride) if stride > 1 else x, f'{block}.downsample.0', f'{block}.downsample.1')
+                x = F.avg_pool2d(x, stride) if stride > 1 else x
+                x = layer(x, f'{block}.downsample.0', f'{block}.downsample.1')
             x = F.relu(x + y)
         maps.append(x)
     return maps
@@ -51,7 +52,8 @@ def test_it_computes_what_clip_does(depth, strides, dilations, output_strides, s
         type='CLIPResNet', depth=depth, base_channels=4, strides=strides, dilations=dilations))).double().eval()
     image = torch.randn(2, 3, *size, dtype=torch.float64)
     maps = net(image)
-    for ours, theirs, output_stride in zip(maps, clip_maps(net.state_dict(), image, depth, strides, dilations), output_strides):
+    expected = clip_maps(net.state_dict(), image, depth, strides, dilations)
+    for ours, theirs, output_stride in zip(maps, expected, output_strides):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
         assert ours.shape[2:] == (size[0] // output_stride, size[1] // output_stride)
     assert [m.shape[1] for m in maps] == [16, 32, 64, 128]

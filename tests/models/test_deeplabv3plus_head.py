@@ -24,7 +24,8 @@ def reference(w, low, high, dilations=(1, 2, 3)):
                                    w[f'{name}.bn.weight'], w[f'{name}.bn.bias']))
 
     pooled = F.interpolate(layer('image_pool.1', high.mean((2, 3), keepdim=True)), high.shape[2:], mode='bilinear')
-    branches = [layer(f'aspp_modules.{i}', high, dilation=d, padding=0 if d == 1 else d) for i, d in enumerate(dilations)]
+    branches = [
+        layer(f'aspp_modules.{i}', high, dilation=d, padding=0 if d == 1 else d) for i, d in enumerate(dilations)]
     x = layer('project.0', torch.cat([pooled, *branches], 1))
     small = layer('c1_project', low)
     x = torch.cat([small, F.interpolate(x, small.shape[2:], mode='bilinear', align_corners=False)], 1)
@@ -50,7 +51,8 @@ def test_elements_are_dropped_after_the_projection_in_training_alone():
 
 def test_the_size_of_the_recipe():
     """ASPP on 2,048 channels: five branches, projection; decoder; counted by hand."""
-    head = build(in_channels=2048, channels=256, c1_in_channels=256, c1_channels=48, dilations=(1, 6, 12, 18), num_classes=21)
+    head = build(in_channels=2048, channels=256, c1_in_channels=256, c1_channels=48, dilations=(1, 6, 12, 18),
+                 num_classes=21)
     bn = 2
     expected = (2 * 256 * (2048 + bn) + 3 * 256 * (9 * 2048 + bn) + 256 * (5 * 256 + bn) + 48 * (256 + bn)
                 + 256 * (9 * 304 + bn) + 21 * (256 + 1))
