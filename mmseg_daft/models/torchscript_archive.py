@@ -2,21 +2,25 @@
 
 CLIP released its networks as TorchScript archives. ``torch.jit.load`` compiles the program inside one and runs
 parts of it, and ``torch.load`` refuses them or, with ``weights_only=False``, unpickles whatever they name. Here
-only the list of attributes is read, by an unpickler that knows tensors and containers and nothing else.
+only the list of attributes is read, by an unpickler that knows tensors and containers and nothing else, and that
+takes no more memory than a few times the file's size.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+MOST_PARTS, DEEPEST = 100_000, 100  # attributes and levels; past them an archive is no network's
 
 _DTYPES = {
     'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
@@ -45,16 +49,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             names = archive.namelist()
             root = names[0].split('/')[0] if names else ''
             if f'{root}/data.pkl' not in names or f'{root}/constants.pkl' not in names:
-                raise ValueError(f'{path} is no TorchScript archive. A checkpoint of torch.save is loaded by its path '
-                                 'or address as it is: leave torchscript:// out.')
-            with archive.open(f'{root}/data.pkl') as content:
-                network = _Reader(content, archive, f'{root}/data/').load()
+                raise ValueError('it has no list of attributes. A checkpoint of torch.save is loaded by its path or '
+                                 'address as it is: leave torchscript:// out')
+            network = _Reader(io.BytesIO(_record(archive, f'{root}/data.pkl')), archive, f'{root}/data/').load()
+        tensors = _named_tensors(network)
     except zipfile.BadZipFile as error:
         raise ValueError(f'{path} is no TorchScript archive, or only a part of one ({error}). Download it again; a '
                          'checkpoint of torch.save needs no torchscript://.') from None
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f'{path} cannot be read as a TorchScript archive: {error}') from error
-    tensors = dict(_named_tensors(network, '', frozenset()))
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError, ValueError, RuntimeError,
+            ArithmeticError, MemoryError, struct.error) as error:
+        raise ValueError(f'{path} cannot be read as a TorchScript archive: {error}.') from error
     if not tensors:
         raise ValueError(f'{path} holds no tensors.')
     return tensors
@@ -69,8 +73,11 @@ class _ScriptObject:
         self.attributes = state if isinstance(state, dict) else {}
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickles script objects, tensors and plain containers; refuses every other name."""
+class _Reader(pickle._Unpickler):
+    """Unpickles script objects, tensors and plain containers; refuses every other name.
+
+    The one in Python: the one in C makes room for as many objects as a file says that it has.
+    """
 
     def __init__(self, content: Any, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(content)
@@ -91,12 +98,19 @@ class _Reader(pickle.Unpickler):
         kind, dtype, key, _, numel = pid
         if kind != 'storage' or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f'it refers to {pid!r}, which is no storage.')
-        if key not in self._storages:
-            data = bytearray(self._archive.read(f'{self._folder}{key}'))
+        if (key, dtype) not in self._storages:
+            data = bytearray(_record(self._archive, f'{self._folder}{key}'))
             if len(data) < numel * dtype.itemsize:
                 raise pickle.UnpicklingError(f'record {key} has {len(data)} bytes for {numel} numbers of {dtype}.')
-            self._storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        return self._storages[key]
+            self._storages[key, dtype] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return self._storages[key, dtype]
+
+
+def _record(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a record, which is as large as it is in the file."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # of an archive, only the program is compressed
+        raise ValueError(f'record {name} is compressed, as torch.jit.save never does it')
+    return archive.read(name)
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
@@ -117,11 +131,23 @@ _KNOWN = {
 }
 
 
-def _named_tensors(value: Any, name: str, above: frozenset[int]) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, _ScriptObject):
-        if id(value) in above:
-            raise ValueError(f'The archive is damaged: {name} contains itself.')
-        for attribute, part in getattr(value, 'attributes', {}).items():
-            yield from _named_tensors(part, f'{name}.{attribute}' if name else attribute, above | {id(value)})
+def _named_tensors(network: Any) -> dict[str, Tensor]:
+    """Walk the attributes of a network, each name once; an object under two names has two.
+
+    Raises:
+        ValueError: There are more parts than any network has: objects contain one another.
+    """
+    tensors: dict[str, Tensor] = {}
+    waiting: list[tuple[str, int, Any]] = [('', 0, network)]
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            return tensors
+        name, depth, value = waiting.pop()
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, _ScriptObject):
+            if depth == DEEPEST:
+                break
+            parts = getattr(value, 'attributes', {}).items()
+            waiting += reversed([(f'{name}.{part}' if name else str(part), depth + 1, v) for part, v in parts])
+    raise ValueError('its parts contain one another, or are more than any network has')

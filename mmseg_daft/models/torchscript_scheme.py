@@ -23,7 +23,7 @@ def local_archive(place: str) -> tuple[Path, str | None]:
     Args:
         place: A path, or an ``http(s)`` address; CLIP's hold the file's SHA-256 as a folder.
     """
-    if not place.startswith(('http://', 'https://')):
+    if not is_address(place):
         return Path(place), None
     path = urlparse(place).path
     digest = re.search(r'(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])', path)
@@ -48,21 +48,27 @@ def load_from_torchscript(filename: str, map_location: str | None = None) -> dic
     """
     place = filename.removeprefix(SCHEME)
     path, digest = local_archive(place)
-    if place != str(path) and not path.is_file():
+    if is_address(place):
         try:
             if is_main_process():
                 _download(place, path, digest)
         finally:
-            barrier()
-        if not path.is_file():  # a machine of its own
-            _download(place, path, digest)
+            barrier()  # on every process, whatever it found: one that is late may find the file there
+        _download(place, path, digest)  # on another machine
     if digest is not None and _sha256(path) != digest:
         raise ValueError(f'{path} is not the file that {place} stands for: its SHA-256 is another. Delete it, and it '
                          'will be downloaded again.')
     return {name: tensor.to(map_location) for name, tensor in read_tensors(path).items()}
 
 
+def is_address(place: str) -> bool:
+    """Return whether an archive is on the web, rather than at a path."""
+    return place.startswith(('http://', 'https://'))
+
+
 def _download(address: str, path: Path, digest: str | None) -> None:
+    if path.is_file():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(address, str(path), hash_prefix=digest)
 

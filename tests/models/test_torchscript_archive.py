@@ -129,7 +129,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(archive, tmp_p
     (b'c__builtin__\neval\n(V1\ntR.', 'asks for .*eval, which is refused'),
     (b'', 'cannot be read'),
     (b'}.', 'holds no tensors'),
-    (b'c__torch__\nA\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb.', 'contains itself')])
+    (b'c__torch__\nA\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb.', 'contain one another')])
 def test_a_list_of_attributes_that_is_not_one(archive, content, message):
     rewrite(archive, lambda name, old: content if name.endswith('data.pkl') else old)
     with pytest.raises(ValueError, match=message):
