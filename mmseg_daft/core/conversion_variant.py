@@ -21,7 +21,8 @@ class ConversionVariant:
         blend: α, the target's share: the new statistics are (1 - α) · source + α · target.
         compensate: Change γ and β such that the test-mode function stays (Eq. 4 and 5). Without, only
             the statistics are replaced, as adaptive batch norm does (AdaBN: Li et al., Pattern
-            Recognition 2018), and the function changes.
+            Recognition 2018), and the function changes; they have to be collected with
+            ``collect_statistics(by_batch=True)``, or all but the first layer's are stale.
 
     Raises:
         ValueError: Nothing would be replaced, or ``blend`` is not in (0, 1].

@@ -58,6 +58,7 @@ def collect_statistics(
     layers: Mapping[str, BatchNorm],
     batches: Iterable[Any],
     forward: Callable[[Any], Any],
+    by_batch: bool = False,
 ) -> dict[str, LayerStatistics]:
     """Run Algorithm 1's pass and return the target statistics of each layer, by name.
 
@@ -69,6 +70,9 @@ def collect_statistics(
         layers: The batch-norm layers to observe, by name.
         batches: This rank's mini-batches; ``None`` where it has no share in one.
         forward: Runs the model, or the part of it that holds the layers, on a mini-batch.
+        by_batch: Let these layers normalise by the mini-batch instead of by the source's statistics. Then each
+            sees what it will see once those before it are adapted without compensation, as AdaBN needs it;
+            with compensation (Algorithm 1) that is what it sees anyway.
 
     Raises:
         ValueError: A layer saw nothing but single elements per channel, or a value was NaN or infinite.
@@ -82,7 +86,7 @@ def collect_statistics(
     order: list[str] | None = None  # of the calls of synchronised layers within a mini-batch
     single: set[str] = set()  # layers that saw a mini-batch of one element per channel
 
-    with test_mode(model), torch.no_grad(), _observed(layers) as calls:
+    with test_mode(model), torch.no_grad(), _observed(layers) as calls, _normalising_by_batch(by_batch, layers):
         for batch in batches:
             calls.clear()
             if batch is not None:
@@ -114,6 +118,19 @@ def collect_statistics(
                 'images and in the pre-trained weights, and for overflow under half-precision AMP '
                 "(dtype='bfloat16' has float32's range).")
     return statistics
+
+
+@contextmanager
+def _normalising_by_batch(wanted: bool, layers: Mapping[str, BatchNorm]) -> Iterator[None]:
+    """Put layers in training mode, but for the update of their running statistics; test_mode() ends the mode."""
+    tracking = {layer: layer.track_running_stats for layer in layers.values() if wanted}
+    try:
+        for layer in tracking:
+            layer.training, layer.track_running_stats = True, False
+        yield
+    finally:
+        for layer, before in tracking.items():
+            layer.track_running_stats = before
 
 
 @contextmanager

@@ -58,7 +58,8 @@ class BNConversionHook(Hook):
         var: For ablations: convert the variances; ``False`` for the means alone.
         blend: For ablations: α, the target's share in the new statistics.
         compensate: For ablations: ``False`` replaces statistics without changing γ and β, as adaptive
-            batch norm does; then the test-mode output changes.
+            batch norm does (AdaBN); then the test-mode output changes, and the pass normalises by
+            mini-batch, so that each layer's statistics fit the adapted layers before it.
 
     Raises:
         ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the
@@ -159,7 +160,8 @@ class BNConversionHook(Hook):
                 forward.train_path(data)
 
         progress = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
-        statistics = collect_statistics(forward.model, layers, progress, run)
+        statistics = collect_statistics(
+            forward.model, layers, progress, run, by_batch=not self.variant.compensate)
         return statistics, sample[0] if sample else None
 
     def _refuse_unreached(self, statistics: dict[str, LayerStatistics]) -> None:

@@ -287,6 +287,7 @@ def test_no_batch_norm_in_scope(daft):
 
 def test_batch_norm_never_reached(daft):
     cfg = daft()
+    del cfg.default_hooks.pretrained  # would refuse first: the file lacks the layer
     runner = start(cfg)
     runner.model.backbone.extra = torch.nn.BatchNorm2d(3)
     runner.model.backbone.extra.running_mean += 1
