@@ -70,6 +70,8 @@ def leaf_cfgs(dataset: dict) -> list[dict]:
 def known_count(dataset: Any) -> int | None:
     """Return how many images the released data set of this type and split has, if that is known."""
     splits = KNOWN.get(type(dataset).__name__, {})
+    if type(dataset).__name__ == 'CityscapesDataset' and 'leftImg8bit' not in dataset.data_prefix['img_path']:
+        return None  # its class serves other data sets with the same classes
     return splits.get(Path(dataset.ann_file).stem or Path(dataset.data_prefix['img_path']).name)
 
 

@@ -17,6 +17,7 @@ from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
+from mmseg_daft.engine.effective_batch_hook import batch_fix
 from mmseg_daft.engine.rate_floor import refuse_floor_above_rate
 
 
@@ -64,11 +65,9 @@ def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
     meant = hook['images'] if hook else 16
     found = f'{batch} images an optimizer step: {per_gpu} per GPU x {gpus} GPUs x {accumulated} accumulated'
     if hook and batch != meant:
-        each = gpus * accumulated
-        fix = (f'train_dataloader.batch_size={meant // each}' if meant % each == 0
-               else f'a number of GPUs that divides {meant}')
         yield warn('batch', f'{found}; the rates are meant for {meant}.',
-                   f'{fix}; or EffectiveBatchHook(images={batch}) if it is meant. --gpus says how many there will be.')
+                   f'{batch_fix(meant, gpus, accumulated)}; or EffectiveBatchHook(images={batch}) if it is meant. '
+                   '--gpus says how many there will be.')
     else:
         yield ok('batch', found + (', as the rates are meant for' if hook
                       else '; no EffectiveBatchHook says for how many the rates are meant (usual: 16)'))
@@ -92,7 +91,9 @@ def check_rates(cfg: Config, wrapper: OptimWrapper) -> Iterator[Finding]:
     """Compare the groups' rates with the schedules' floors, and the schedules' ends with the run's."""
     cfgs = cfg.get('param_scheduler') or []
     cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-    schedulers = [PARAM_SCHEDULERS.build(dict(cfg), default_args=dict(optimizer=wrapper)) for cfg in cfgs]
+    # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
+    schedulers = [PARAM_SCHEDULERS.build({key: value for key, value in cfg.items() if key != 'convert_to_iter_based'},
+                                         default_args=dict(optimizer=wrapper)) for cfg in cfgs]
     groups = [dict(dict(part='optimizer', name=str(i)), **group)
               for i, group in enumerate(wrapper.optimizer.param_groups)]
     refuse_floor_above_rate(groups, schedulers)

@@ -30,6 +30,10 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
     starts = list(pretrained_starts(model))
     for start in starts:
         what = f'{start.name or "model"} from {start.checkpoint}' + (f', prefix {start.prefix}' if start.prefix else '')
+        if start.own_loading:
+            yield warn('weights', f'{what}: the module reads it by code of its own, so it was not compared.',
+                       'Look for its warnings when the training starts.')
+            continue
         for finding in _check_file(what, start.checkpoint, lambda start=start: match_start(start), min_share, full):
             if load_from and finding.verdict is Verdict.FAIL and os.path.exists(local_file(start.checkpoint)):
                 finding = warn('weights', f'{finding.found} load_from replaces them.', finding.fix)

@@ -31,13 +31,26 @@ class EffectiveBatchHook(Hook):
         batch = per_gpu * gpus * accumulated
         if batch == self.images:
             return
-        fix = (f'train_dataloader.batch_size={self.images // gpus}' if self.images % gpus == 0
-               else f'a number of GPUs that divides {self.images}')
         line = '=' * 100
         runner.logger.warning(
             f'\n{line}\nEFFECTIVE BATCH {batch}, NOT {self.images}: {per_gpu} images per GPU x {gpus} GPUs x '
             f'{accumulated} accumulated. The learning rates\nare meant for {self.images}, and results will not compare '
-            f'with those of {self.images}. Use {fix},\nor EffectiveBatchHook(images={batch}) if it is meant.\n{line}')
+            f'with those of {self.images}. Use {batch_fix(self.images, gpus, accumulated)},\n'
+            f'or EffectiveBatchHook(images={batch}) if it is meant.\n{line}')
+
+
+def batch_fix(images: int, gpus: int, accumulated: int) -> str:
+    """Say what makes an optimizer step be over so many images.
+
+    Args:
+        images: How many it is meant to be over.
+        gpus: How many there are.
+        accumulated: Iterations per optimizer step.
+    """
+    steps = gpus * accumulated
+    if images % steps == 0:
+        return f'train_dataloader.batch_size={images // steps}'
+    return f'a number of GPUs{" times accumulated iterations" if accumulated > 1 else ""} that divides {images}'
 
 
 def batch_size_of(runner: Runner) -> int:

@@ -20,12 +20,15 @@ class PretrainedStart(NamedTuple):
         module: The module.
         checkpoint: The file's path or address, as ``init_cfg`` has it.
         prefix: What the module's names begin with in the file, or ``None``.
+        own_loading: Whether the module has code of its own that reads the file, as mmseg's transformers do: it
+            may translate names, and what it warns of is all that is known.
     """
 
     name: str
     module: nn.Module
     checkpoint: str
     prefix: str | None
+    own_loading: bool
 
 
 def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
@@ -34,7 +37,8 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
         cfgs = module.init_cfg if isinstance(module, BaseModule) else None
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs or ():
             if cfg.get('type') in ('Pretrained', PretrainedInit) and cfg.get('checkpoint'):
-                yield PretrainedStart(name, module, cfg['checkpoint'], cfg.get('prefix'))
+                yield PretrainedStart(name, module, cfg['checkpoint'], cfg.get('prefix'),
+                                      type(module).init_weights is not BaseModule.init_weights)
 
 
 def match_start(start: PretrainedStart) -> WeightMatch:

@@ -17,7 +17,8 @@ class PretrainedWeightsHook(Hook):
     Where names or shapes in a checkpoint do not match, MMEngine warns and trains from random weights
     (mmdet issue 5284). This hook looks at every ``init_cfg=dict(type='Pretrained', …)`` and at
     ``load_from``, of which the backbone has to match (a head for other classes may not). A resumed run
-    is left alone. In a config::
+    is left alone, and so is a module that reads its file by code of its own, which may translate names
+    (mmseg's Swin). In a config::
 
         default_hooks = dict(pretrained=dict(type='PretrainedWeightsHook'))
 
@@ -46,7 +47,7 @@ class PretrainedWeightsHook(Hook):
         else:
             checks = [(f'The pre-trained weights of {start.name or "the model"} from {start.checkpoint!r}'
                        + (f' with prefix={start.prefix!r}' if start.prefix else ''), match_start(start))
-                      for start in pretrained_starts(model)]
+                      for start in pretrained_starts(model) if not start.own_loading]
         for what, match in checks:
             problem = match.problem(self.min_share)
             if problem:
