@@ -9,6 +9,8 @@ resumed from its last checkpoint. With --work-dir they go to DIR/lp and DIR/lpft
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 ROOT = Path(__file__).resolve().parent
+OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,17 +29,37 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('lpft', metavar='LPFT_CONFIG', type=Path, help='the second stage, such as configs/lpft/…')
     parser.add_argument('--work-dir', type=Path, help='holds both runs, in lp and lpft')
     parser.add_argument('--gpus', type=int, default=1, help='processes on this machine (torchrun), also without a GPU')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for both stages')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+                        help='for both stages')
     return parser.parse_args()
 
 
-def max_iters(config: Path, options: list[str]) -> int:
-    """Return how many iterations a stage trains, by its config and the command's options."""
+def read_config(config: Path, options: list[str]) -> Config:
+    """Return a stage's config with the command's options."""
     cfg = Config.fromfile(config, import_custom_modules=False)
     reader = argparse.ArgumentParser()
     reader.add_argument('--options', nargs='*', action=DictAction, default={})
     cfg.merge_from_dict(reader.parse_args(['--options', *options]).options)
-    return int(cfg.train_cfg.max_iters)
+    return cfg
+
+
+def refuse_another_run(cfg: Config, dumped: Path) -> None:
+    """Check that a finished run is the one that would be run now, by the config that MMEngine left beside it.
+
+    Raises:
+        SystemExit: It is another; the message names the keys that differ.
+    """
+    before, now = (c.to_dict() for c in (Config.fromfile(dumped, import_custom_modules=False), cfg))
+    differs = sorted(key for key in {*before, *now} - OF_THE_LAUNCH if before.get(key) != now.get(key))
+    if differs:
+        raise SystemExit(f'{dumped.parent} holds a finished run of another config: it differs in {", ".join(differs)}. '
+                         'Name another --work-dir, or remove this one to train anew.')
+
+
+def was_evaluated(work_dir: Path, iterations: int) -> bool:
+    """Return whether the validation that follows the last iteration was recorded."""
+    lines = [line for file in work_dir.glob('*/vis_data/scalars.json') for line in file.read_text().splitlines()]
+    return any('mIoU' in line and json.loads(line).get('step') == iterations for line in lines)
 
 
 def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
@@ -50,11 +73,13 @@ def run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: list
     """Train a stage to its end, unless it is there already, and return its final checkpoint.
 
     Raises:
-        SystemExit: The stage failed; with its exit status.
+        SystemExit: The stage failed, with its exit status; or what is there is another run.
     """
-    iterations = max_iters(config, options)
+    cfg = read_config(config, options)
+    iterations = int(cfg.train_cfg.max_iters)
     done = final_checkpoint(work_dir, iterations)
     if done:
+        refuse_another_run(cfg, work_dir / config.name)
         print(f'{title}: finished before ({done})', flush=True)
         return done
     command = [sys.executable]
@@ -81,10 +106,18 @@ def main() -> None:
             raise SystemExit(f'There is no config {config}.')
     places = [(args.work_dir / stage if args.work_dir else Path('work_dirs') / config.stem)
               for stage, config in (('lp', args.lp), ('lpft', args.lpft))]
+    if re.search(r'[\s,"\'\[\]()]', str(places[0])):
+        raise SystemExit(f'{places[0]}: the second stage gets this path as an option, which MMEngine would take apart at '
+                         'spaces, commas, quotes and brackets. Name a --work-dir without.')
     head = run_stage('LP, stage 1 of 2', args.lp, places[0], args.gpus, args.cfg_options)
+    finished = final_checkpoint(places[1], int(read_config(args.lpft, args.cfg_options).train_cfg.max_iters))
+    if finished and finished.stat().st_mtime < head.stat().st_mtime:
+        raise SystemExit(f'{finished} is older than {head}, so it began from another head. Remove {places[1]}.')
     start = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={head}']
     done = run_stage('LP-FT, stage 2 of 2', args.lpft, places[1], args.gpus, [*args.cfg_options, *start])
     print(f'LP-FT: {done}')
+    if not was_evaluated(places[1], int(done.stem.removeprefix('iter_'))):
+        print(f'Its final validation is missing: python tools/test.py {args.lpft} {done}')
 
 
 if __name__ == '__main__':

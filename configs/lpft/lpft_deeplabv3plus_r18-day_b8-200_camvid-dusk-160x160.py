@@ -8,4 +8,4 @@ model = dict(
     backbone=dict(init_cfg=None))
 custom_hooks = [dict(type='BNTestModeHook')]
 # Ours: not swept.
-optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=1e-2, head_lr=1e-2))
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=1e-3, head_lr=1e-3))

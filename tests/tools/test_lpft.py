@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from pretrained_files import write_start
 from small_runs import small
 
@@ -46,6 +47,9 @@ def state(path):
 
 def test_the_second_stage_starts_from_the_first_also_after_it_failed(stages, tmp_path):
     lp, ft = stages
+    cfg = Config.fromfile(ft)
+    cfg.optim_wrapper.paramwise_cfg = dict(backbone_lr=0.0, head_lr=0.0)
+    cfg.dump(ft)
     good = ft.read_text()
     ft.write_text(good.replace("'BNTestModeHook'", "'BNTestModeHok'"))
     work = ['--work-dir', tmp_path / 'runs']
@@ -56,9 +60,9 @@ def test_the_second_stage_starts_from_the_first_also_after_it_failed(stages, tmp
     written = final.stat().st_mtime_ns
 
     ft.write_text(good)
-    code, output = lpft(lp, ft, *work, '--cfg-options', 'optim_wrapper.paramwise_cfg.backbone_lr=0.0',
-                        'optim_wrapper.paramwise_cfg.head_lr=0.0')
+    code, output = lpft(lp, ft, *work)
     assert code == 0, output[-3000:]
+    assert 'final validation is missing' not in output
     assert 'stage 1 of 2: finished before' in output and final.stat().st_mtime_ns == written
     # Without a learning rate, and with batch norm in test mode, the second stage ends as it started.
     after = state(tmp_path / 'runs' / 'lpft' / 'iter_3.pth')
@@ -67,6 +71,12 @@ def test_the_second_stage_starts_from_the_first_also_after_it_failed(stages, tmp
 
     code, output = lpft(lp, ft, *work)
     assert code == 0 and output.count('finished before') == 2
+
+    code, output = lpft(lp, ft, *work, '--cfg-options', 'optim_wrapper.paramwise_cfg.backbone_lr=0.1')
+    assert code != 0 and 'lp holds a finished run of another config: it differs in optim_wrapper' in output
+    os.utime(final)  # as if stage 1 had been trained anew
+    code, output = lpft(lp, ft, *work)
+    assert code != 0 and 'began from another head' in output
 
 
 def test_killed_in_its_first_stage_it_goes_on_from_there(stages, tmp_path):
