@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +60,9 @@ def main() -> None:
 
 def claim(folder: Path) -> None:
     """Make the folder the demo's, or refuse one that holds other things: the demo clears its runs there."""
+    if re.search(r'[\s,"\'\[\]()]', str(folder)):
+        raise SystemExit(f'{folder}: MMEngine takes options with paths apart at spaces, commas, quotes and brackets. '
+                         'Name a --folder without.')
     marker = folder / '.mmseg_daft_demo'
     if folder.is_dir() and any(folder.iterdir()) and not marker.exists():
         raise SystemExit(f'{folder} holds files that are not the demo\'s. Name an empty or a new --folder.')
@@ -83,18 +88,17 @@ def run_demo(demo: Demo, console: Console) -> None:
     if demo.quick:
         console.print('[yellow]--quick: checks that everything runs; the numbers mean nothing.[/]\n')
     settings = demo.settings
-    with stage(console, '1  Render the two domains', 1) as report:
+    with bars(console, {'1  Render the two domains': 1}) as (report,):
         render_data_set(demo.folder / 'data', settings)
         report(1)
-    train(demo, console, '2  Train the source model', 'source')
-    train(demo, console, '3  Fine-tune: FT', 'ft')
-    train(demo, console, '4  Fine-tune: DAFT', 'daft')
+    train(demo, console, {'source': '2  Train the source model'})
+    train(demo, console, {'ft': '3  Fine-tune: FT', 'daft': '4  Fine-tune: DAFT'})
     miou = evaluate(demo, console, '5  Evaluate all models')
 
     from demo_analysis import distortions, draw  # mmseg is slow to import: after the first signs of life
 
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
-    with stage(console, '6  Measure and draw', 2) as report:
+    with bars(console, {'6  Measure and draw': 2}) as (report,):
         measured = distortions(demo)
         report(1)
         draw(demo, measured, picture)
@@ -114,30 +118,35 @@ def run_demo(demo: Demo, console: Console) -> None:
 
 
 @contextmanager
-def stage(console: Console, title: str, total: int, unit: str = '') -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with an estimate of the time left; yields a function that moves it."""
+def bars(console: Console, totals: dict[str, int], unit: str = '') -> Iterator[list[Callable[[int], None]]]:
+    """Show progress bars, by title and total, with an estimate of the time left; yields functions that move them."""
     columns = (
         TextColumn('{task.description:<25}'), BarColumn(16), TextColumn('{task.completed:>4.0f} of {task.total:.0f}'),
         TextColumn(f'{unit:<10}'), TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, speed_estimate_period=120) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        tasks = [progress.add_task(title, total=total) for title, total in totals.items()]
+        yield [lambda done, task=task: progress.update(task, completed=done) for task in tasks]
 
 
-def train(demo: Demo, console: Console, title: str, run: str) -> None:
-    """Train one run behind a progress bar; of a conversion, show what its hook reports."""
-    with stage(console, title, demo.iterations(run), 'iterations') as report:
-        log = demo.train(run, report)
-    for line in conversion_summary(log):
-        console.print(f'     {line}', markup=False, style='cyan', soft_wrap=True)
+def train(demo: Demo, console: Console, titles: dict[str, str]) -> None:
+    """Train runs side by side, each behind a progress bar; of a conversion, show what its hook reports."""
+    totals = {title: demo.iterations(run) for run, title in titles.items()}
+    with bars(console, totals, 'iterations') as reports, ThreadPoolExecutor(len(titles)) as pool:
+        logs = list(pool.map(demo.train, titles, reports))
+    for log in logs:
+        for line in conversion_summary(log):
+            console.print(f'     {line}', markup=False, style='cyan', soft_wrap=True)
 
 
 def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, float]]:
     """Test each model on the validation images of both domains: mIoU by run and domain."""
     miou: dict[str, dict[str, float]] = {run: {} for run in NAMES}
-    with stage(console, title, len(NAMES) * len(DOMAINS), 'tests') as report:
-        for done, (run, domain) in enumerate([(run, domain) for run in NAMES for domain in DOMAINS], start=1):
-            miou[run][domain] = demo.test(run, domain)
+    tests = [(run, domain) for run in NAMES for domain in DOMAINS]
+    # Two at a time: most of a test is the start of its process, on one core.
+    with bars(console, {title: len(tests)}, 'tests') as (report,), ThreadPoolExecutor(2) as pool:
+        results = pool.map(demo.test, *zip(*tests, strict=True))
+        for done, ((run, domain), value) in enumerate(zip(tests, results, strict=True), start=1):
+            miou[run][domain] = value
             report(done)
     return miou
 
