@@ -107,8 +107,8 @@ def main() -> None:
     places = [(args.work_dir / stage if args.work_dir else Path('work_dirs') / config.stem)
               for stage, config in (('lp', args.lp), ('lpft', args.lpft))]
     if re.search(r'[\s,"\'\[\]()]', str(places[0])):
-        raise SystemExit(f'{places[0]}: the second stage gets this path as an option, which MMEngine would take apart at '
-                         'spaces, commas, quotes and brackets. Name a --work-dir without.')
+        raise SystemExit(f'{places[0]}: the second stage gets this path as an option, which MMEngine would take apart '
+                         'at spaces, commas, quotes and brackets. Name a --work-dir without.')
     head = run_stage('LP, stage 1 of 2', args.lp, places[0], args.gpus, args.cfg_options)
     finished = final_checkpoint(places[1], int(read_config(args.lpft, args.cfg_options).train_cfg.max_iters))
     if finished and finished.stat().st_mtime < head.stat().st_mtime:
