@@ -45,6 +45,29 @@ def test_statistics_equal_the_float64_reference(dims, shared):
         np.testing.assert_allclose(s.var, variances[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize('shared', [False, True])
+def test_statistics_by_batch_are_those_of_pytorchs_own_update(shared):
+    """What adaptive batch norm needs: torch.optim.swa_utils.update_bn normalises by mini-batch, too."""
+    torch.manual_seed(0)
+    model = pretrained(Network(2, depth=3, shared=shared)).train()
+    model.norms[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    layers = find_batch_norms(model, ('',))
+    batches = [torch.randn(4, 5, 7, 7) * 2 + 1 for _ in range(3)]
+    statistics = collect_statistics(model, layers, batches, model, by_batch=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [layer.training for layer in model.norms] == [True, False, True]
+    assert all(layer.track_running_stats for layer in model.norms)
+    in_test_mode = collect_statistics(model, layers, batches, model)
+    assert not torch.allclose(in_test_mode['norms.1'].mean, statistics['norms.1'].mean, rtol=1e-2)
+
+    model.train()
+    torch.optim.swa_utils.update_bn(batches, model)
+    for name, layer in layers.items():
+        np.testing.assert_allclose(statistics[name].mean, layer.running_mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(statistics[name].var, layer.running_var, rtol=1e-5)
+
+
 def test_every_mini_batch_counts_once_and_variance_is_not_pooled():
     layer = pretrained(nn.Sequential(nn.BatchNorm1d(1)))
     batches = [torch.tensor([[0.], [2.]]), torch.tensor([[10.], [10.], [10.], [14.]])]

@@ -5,6 +5,8 @@ import torch
 from pretrained_files import write_start
 from small_runs import DAFT_VOC, FT_VOC, small, train
 
+from mmseg_daft.engine.effective_batch_hook import batch_fix
+
 LINEAR = 'daft/daft_linear_r50-moco_b16-30k_voc12aug-513x513.py'
 
 
@@ -48,6 +50,14 @@ def test_another_effective_batch_is_said_loudly(config):
 def test_accumulated_iterations_count(config):
     runner = train(config(**{'default_hooks.batch.images': 8, 'optim_wrapper.accumulative_counts': 2}))
     assert 'EFFECTIVE BATCH' not in log_of(runner)
+
+
+@pytest.mark.parametrize('images, gpus, accumulated, fix', [
+    (16, 4, 1, 'train_dataloader.batch_size=4'), (16, 2, 4, 'train_dataloader.batch_size=2'),
+    (16, 3, 1, 'a number of GPUs that divides 16'),
+    (16, 4, 3, 'a number of GPUs times accumulated iterations that divides 16')])
+def test_the_fix_makes_the_batch_what_is_meant(images, gpus, accumulated, fix):
+    assert batch_fix(images, gpus, accumulated) == fix
 
 
 def test_a_batch_as_meant_is_not_mentioned(config):

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from mmseg.registry import MODELS
 from pretrained_files import backbone_state, write_moco, write_start, write_torchvision
 from small_runs import FT_VOC, small, train
+
+from mmseg_daft.engine.pretrained_weights import pretrained_starts
 
 VOC = 'ft/ft_deeplabv3plus_r50-{}_b16-30k_voc12aug-513x513.py'
 
@@ -110,6 +113,17 @@ def test_a_prefix_too_many(config, tmp_path):
     torch.save({**state, 'backbone.x': torch.zeros(1)}, tmp_path / 'flat.pth')
     cfg.model.backbone.init_cfg.update(checkpoint=str(tmp_path / 'flat.pth'), prefix='backbone')
     refuse(cfg, '0 of 265.*without prefix: leave it out of init_cfg')
+
+
+def test_a_module_that_translates_names_by_itself_is_left_alone(config, tmp_path):
+    """mmseg's Swin reads files of the original names: a comparison of names would refuse a sound start."""
+    torch.save({'model': {'patch_embed.proj.weight': torch.zeros(1)}}, tmp_path / 'swin.pth')
+    start = dict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
+    swin = MODELS.build(dict(type='SwinTransformer', embed_dims=8, depths=(1, 1), num_heads=(1, 1), strides=(4, 2),
+                             out_indices=(0, 1), init_cfg=start))
+    resnet = MODELS.build(dict(type='ResNet', depth=18, base_channels=4, stem_channels=4, init_cfg=start))
+    assert [found.own_loading for found in pretrained_starts(swin)] == [True]
+    assert [found.own_loading for found in pretrained_starts(resnet)] == [False]
 
 
 def test_a_resumed_run_is_left_alone(config, tmp_path):

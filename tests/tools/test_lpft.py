@@ -101,3 +101,8 @@ def test_killed_in_its_first_stage_it_goes_on_from_there(stages, tmp_path):
 def test_a_missing_config_is_named(stages):
     code, output = lpft(stages[0], 'nowhere.py')
     assert code != 0 and 'There is no config nowhere.py' in output and 'Traceback' not in output
+
+
+def test_a_place_that_no_option_can_name_is_refused(stages, tmp_path):
+    code, output = lpft(*stages, '--work-dir', tmp_path / 'my runs')
+    assert code != 0 and 'Name a --work-dir without' in output and 'Traceback' not in output
