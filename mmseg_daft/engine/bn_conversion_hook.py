@@ -7,25 +7,21 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, get_dist_info, is_main_process
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from rich.progress import track
-from torch import nn
 
-from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms, has_initial_statistics, why_not_convertible
-from mmseg_daft.core.conversion import convert, write
+from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
+from mmseg_daft.engine.checked_conversion import checked_conversion
+from mmseg_daft.engine.conversion_pass import PassSettings, convertible_layers, run_pass
 from mmseg_daft.engine.conversion_report import ConversionReport, describe_dataset
 from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.output_change import largest_change, test_outputs
-from mmseg_daft.engine.target_loader import TargetLoader
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
@@ -94,25 +90,24 @@ class BNConversionHook(Hook):
         start = time.perf_counter()
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         found = find_batch_norms(model, self.modules)
-        layers = self._convertible(found)
+        layers = convertible_layers(found, self.modules, self.allow_untrained)
         forward = ModelForward(model, found)
-        rank, world_size = get_dist_info()
         seed = [runner.seed or 0]
         broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
+        settings = PassSettings(seed[0], self.num_batches, by_batch=not self.variant.compensate)
         dataset = describe_dataset(runner.train_dataloader.dataset)
         with preserved_random_state():
-            loader = TargetLoader(runner.train_dataloader, seed[0], self.num_batches, rank, world_size)
-            statistics, sample = self._collect(runner, loader, layers, forward)
-            self._refuse_unreached(statistics)
-            shifts = {name: domain_shift(layers[name], statistics[name]) for name in layers}
-            change = self._convert(layers, statistics, forward, sample)
+            result = run_pass(forward, layers, runner.train_dataloader, settings, lambda: _precision_of(runner))
+            shifts = {name: domain_shift(layers[name], result.statistics[name]) for name in layers}
+            change = checked_conversion(
+                layers, result.statistics, self.variant, forward, result.sample, self.tolerance)
         report = ConversionReport(
             modules=self.modules,
             variant=self.variant,
             dataset=dataset,
-            num_batches=len(loader) if _over_ranks(layers, world_size) else loader.num_batches,
-            num_images=loader.num_images,
-            seed=seed[0],
+            num_batches=result.num_batches,
+            num_images=result.num_images,
+            seed=settings.seed,
             seconds=time.perf_counter() - start,
             output_change=change,
             shifts=shifts,
@@ -131,73 +126,8 @@ class BNConversionHook(Hook):
             f'BN conversion: done before this run was resumed ({record["num_images"]} images of '
             f'{record["dataset"]}); nothing to do.')
 
-    def _convertible(self, found: dict[str, BatchNorm]) -> dict[str, BatchNorm]:
-        reasons = {name: why_not_convertible(layer) for name, layer in found.items()}
-        layers = {name: layer for name, layer in found.items() if reasons[name] is None}
-        if not layers:
-            name, reason = next(iter(reasons.items()))
-            raise ValueError(f'modules={self.modules!r}: none of the {len(found)} batch-norm layers can be converted. '
-                             f'Of {name!r}, for instance: {reason}. Fine-tune without the conversion.')
-        untrained = [name for name, layer in layers.items() if has_initial_statistics(layer)]
-        if untrained and not self.allow_untrained:
-            raise ValueError(
-                f'{len(untrained)} of {len(layers)} batch-norm layers have the statistics of an untrained layer (mean '
-                f'0, variance 1), for instance {untrained[0]!r}: pre-trained weights are missing or did not match. '
-                "Check model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...) or load_from, "
-                'and look above for "unexpected key" and "missing keys". allow_untrained=True converts all the same.')
-        return layers
-
-    def _collect(
-        self, runner: Runner, loader: TargetLoader, layers: dict[str, BatchNorm], forward: ModelForward,
-    ) -> tuple[dict[str, LayerStatistics], Any]:
-        """Run the pass; return the statistics, and this rank's first mini-batch for the check."""
-        sample: list[Any] = []
-
-        def run(batch: Any) -> None:
-            data = forward.prepare(batch)
-            sample[:] = sample or [data]
-            with _precision_of(runner):
-                forward.train_path(data)
-
-        progress = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
-        statistics = collect_statistics(
-            forward.model, layers, progress, run, by_batch=not self.variant.compensate)
-        return statistics, sample[0] if sample else None
-
-    def _refuse_unreached(self, statistics: dict[str, LayerStatistics]) -> None:
-        unreached = [name for name, layer in statistics.items() if layer.num_batches == 0]
-        if unreached:
-            raise ValueError(
-                f'{len(unreached)} of {len(statistics)} batch-norm layers were never reached by the forward pass, for '
-                f'instance {unreached[0]!r}, so their target statistics are unknown. Leave them out: name only the '
-                f'submodules in use, not modules={self.modules!r}. ')
-
-    def _convert(
-        self, layers: dict[str, BatchNorm], statistics: dict[str, LayerStatistics], forward: ModelForward, sample: Any,
-    ) -> float:
-        """Convert and return the change of the output; undo it and raise where that is no noise."""
-        before = test_outputs(forward, sample)
-        source = convert(layers, statistics, self.variant)
-        try:
-            change = largest_change(before, test_outputs(forward, sample))
-            if self.variant.compensate and not change <= self.tolerance:  # NaN is past it, too
-                raise RuntimeError(
-                    f'The conversion changed the test-mode output by {change:.1e} of its largest value, past '
-                    f'the tolerance of {self.tolerance:g}, so it was undone. Either the model uses its batch-norm '
-                    'tensors in another way than batch norm does, or it computes in low precision: then raise '
-                    'BNConversionHook(tolerance=...).')
-        except BaseException:
-            write(layers, source)
-            raise
-        return change
-
 
 def _precision_of(runner: Runner) -> Any:
     """The autocast context of the training, if any: batch norm should see what it will see there."""
     wrapper = runner.optim_wrapper
     return wrapper.optim_context(runner.model) if isinstance(wrapper, OptimWrapper) else nullcontext()
-
-
-def _over_ranks(layers: dict[str, BatchNorm], world_size: int) -> bool:
-    """Whether a mini-batch, to these layers, is that of all ranks together."""
-    return world_size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())
