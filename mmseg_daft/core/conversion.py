@@ -70,6 +70,13 @@ def tensors_of(layer: BatchNorm) -> LayerTensors:
 
 
 @torch.no_grad()
+def state_of(layers: Mapping[str, BatchNorm]) -> dict[str, Tensor]:
+    """Return copies of the four tensors of each layer, on the CPU, under the names that a state dict has for them."""
+    return {f'{name}.{field}': tensor.detach().cpu().clone()
+            for name, layer in layers.items() for field, tensor in tensors_of(layer)._asdict().items()}
+
+
+@torch.no_grad()
 def write(layers: Mapping[str, BatchNorm], tensors: Mapping[str, LayerTensors]) -> dict[str, LayerTensors]:
     """Write tensors into layers, in place, and return copies of what was there.
 

@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
+from mmseg_daft.core.conversion import state_of
 from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
@@ -25,6 +26,10 @@ from mmseg_daft.engine.model_forward import ModelForward
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
+
+CONVERTED = 'bn_conversion_tensors'
+"""Beside it, by their names in the state dict: the converted layers' tensors as training began with them, which its
+changes are measured from (Eq. 6)."""
 
 
 @HOOKS.register_module()
@@ -113,6 +118,7 @@ class BNConversionHook(Hook):
             shifts=shifts,
             left={name: why_not_convertible(layer) for name, layer in found.items() if name not in layers})
         runner.message_hub.update_info(RECORD, report.record())
+        runner.message_hub.update_info(CONVERTED, state_of(layers))
         runner.logger.info(report.summary(self.tolerance if self.variant.compensate else None))
 
     def _check_resumed(self, runner: Runner) -> None:

@@ -16,7 +16,7 @@ from pretrained_files import write_moco
 from small_runs import DAFT_VOC, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
 
 
 @pytest.fixture
@@ -232,6 +232,20 @@ def test_statistics_are_taken_under_the_autocast_of_the_training_and_the_check_i
     handle.remove()
     assert kinds == [torch.bfloat16] * 4 + [torch.float32] * 2
     assert layer.running_mean.dtype == torch.float32
+
+
+def test_every_checkpoint_keeps_the_tensors_that_training_began_with_also_after_a_resume(daft):
+    states = States()
+    train(daft(), states)
+    train(daft(iters=4, resume=True))
+    names = {f'{layer}.{tensor}' for layer in find_batch_norms(start(daft('other')).model, ('backbone',))
+             for tensor in ('weight', 'bias', 'running_mean', 'running_var')}
+    first, resumed = (torch.load(Path(daft().work_dir) / f'iter_{i}.pth', weights_only=True) for i in (2, 4))
+    for checkpoint in (first, resumed):
+        kept = checkpoint['message_hub']['runtime_info'][CONVERTED]
+        assert kept.keys() == names
+        assert all(torch.equal(kept[name], states.models[0][name]) for name in names)
+    assert not torch.equal(resumed['state_dict']['backbone.bn1.running_mean'], kept['backbone.bn1.running_mean'])
 
 
 def test_the_record_names_the_data_also_inside_wrappers(daft):
