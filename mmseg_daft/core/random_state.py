@@ -30,3 +30,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_everything_by(*numbers: int) -> None:
+    """Seed every global random generator with a hash of non-negative numbers.
+
+    So that randomness is a function of what something *is* (a seed and an image's index, a seed and an iteration)
+    rather than of what happened before it.
+    """
+    seed_everything(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

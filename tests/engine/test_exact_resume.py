@@ -1,0 +1,265 @@
+"""Runs that are killed at any moment and resumed: they end equal, to the bit, to one that nothing happened to."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data_layouts import write_camvid
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+from pretrained_files import write_start
+from small_runs import small, train
+from training_process import TrainingProcess
+
+from mmseg_daft.core.random_state import preserved_random_state
+from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.sample_stream import SampleStream
+
+ROOT = Path(__file__).parents[2]
+DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
+ITERS, BATCH = 18, 4
+HOOKS = [dict(type='BNConversionHook'), dict(type='ExactResumeHook')]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_camvid(tmp_path_factory.mktemp('camvid'), train=30, size=(60, 80))
+
+
+@pytest.fixture
+def make(data, tmp_path):
+    """Make a config of a small run with everything that draws: dropout, augmentation, workers, validation."""
+
+    def config(name='run', iters=ITERS, **options):
+        cfg = small(DAFT, tmp_path / name, data, iters)
+        write_start(cfg, tmp_path)
+        cfg.custom_hooks = [dict(hook) for hook in HOOKS]
+        cfg.model.decode_head.dropout_ratio = 0.5
+        cfg.train_dataloader.update(num_workers=2, persistent_workers=True)
+        cfg.train_cfg.val_interval = 8
+        cfg.default_hooks.checkpoint.update(interval=2, max_keep_ckpts=2, save_best='mIoU')
+        cfg.merge_from_dict(options)
+        return cfg
+
+    return config
+
+
+def content(value):
+    """Yield all that a checkpoint holds as bytes."""
+    if isinstance(value, torch.Tensor):
+        yield value.numpy().tobytes()
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key).encode()
+            yield from content(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from content(item)
+    else:
+        yield repr(value).encode()
+
+
+def digests(run, iters=ITERS):
+    """Hash the final weights, momentum, schedules, and the losses on the way."""
+    checkpoint = torch.load(run / f'iter_{iters}.pth')
+    losses = {name: buffer._log_history for name, buffer in checkpoint['message_hub']['log_scalars'].items()
+              if 'loss' in name or 'lr' in name}
+    assert len(losses) >= 2 and all(len(history) == iters for history in losses.values())
+    parts = dict(
+        weights=checkpoint['state_dict'], optimizer=checkpoint['optimizer'], schedules=checkpoint['param_schedulers'],
+        losses={name: history.tolist() for name, history in losses.items()},
+        conversion={key: value for key, value in checkpoint['message_hub']['runtime_info'][RECORD].items()
+                    if key != 'seconds'})
+    return {name: hashlib.sha256(b''.join(content(part))).hexdigest() for name, part in parts.items()}
+
+
+def dump(cfg, path):
+    cfg.pop('experiment_name', None)
+    cfg.dump(path)
+    return path
+
+
+@pytest.fixture
+def command(make, tmp_path):
+    """The config as a file, for processes, with hooks that tell where a run is."""
+    cfg = make()
+    cfg.custom_imports = dict(imports=['mmseg_daft', 'training_events'])
+    cfg.custom_hooks += [dict(type='PassEventHook'), dict(type='EventsHook')]
+    return dump(cfg, tmp_path / 'run.py')
+
+
+def undisturbed(config, run):
+    """Train by the command line, in an interpreter of its own."""
+    path = os.pathsep.join([str(ROOT / 'tests' / 'support'), str(ROOT), os.environ.get('PYTHONPATH', '')])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)],
+        capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return digests(run)
+
+
+def moment(rng):
+    """Draw a moment to kill at: an event since the start, which time it happens, and seconds after it."""
+    kind = rng.choice(['pass', 'ready', 'iteration', 'save', 'validation'], p=[0.2, 0.1, 0.3, 0.3, 0.1])
+    count = {'iteration': rng.integers(1, 8), 'save': rng.integers(1, 4)}.get(kind, 1)
+    seconds = rng.uniform(0, {'pass': 0.3, 'ready': 0.05, 'iteration': 0.05, 'save': 0.02, 'validation': 0.1}[kind])
+    return str(kind), int(count), float(seconds)
+
+
+def killed_until_done(config, run, rng, kills, ranks=1):
+    """Start a run again and again, and kill it each time; return at which events that was."""
+    killed = []
+    launcher = ['--launcher', 'pytorch'] if ranks > 1 else []
+    while True:
+        process = TrainingProcess([config, '--work-dir', run, '--resume', *launcher], run, ranks)
+        if len(killed) < kills:
+            kind, count, seconds = moment(rng)
+            if process.wait_for(kind, count):
+                time.sleep(seconds)
+                if all(p.is_alive() for p in process.ranks):
+                    process.kill(int(rng.integers(ranks)))
+                    killed.append(kind)
+                    continue
+        process.finish()
+        return killed
+
+
+def test_killed_at_random_moments(command, tmp_path):
+    expected = undisturbed(command, tmp_path / 'whole')
+    rng = np.random.default_rng(0)
+    killed = []
+    for number in range(6):
+        run = tmp_path / f'killed{number}'
+        killed += killed_until_done(command, run, rng, kills=8)
+        assert digests(run) == expected, killed
+        if len(killed) >= 20:
+            break
+    assert len(killed) >= 20 and set(killed) >= {'pass', 'iteration', 'save'}
+
+
+def test_any_of_two_ranks_killed(command, tmp_path):
+    whole = TrainingProcess(
+        [command, '--work-dir', tmp_path / 'whole', '--launcher', 'pytorch'], tmp_path / 'whole', ranks=2)
+    whole.finish()
+    killed = killed_until_done(command, tmp_path / 'run', np.random.default_rng(1), kills=5, ranks=2)
+    assert len(killed) == 5
+    assert digests(tmp_path / 'run') == digests(tmp_path / 'whole')
+
+
+def in_parts(make, name, at=3, iters=6, then=(), **options):
+    """Train up to an iteration, resume, and return the digests at the end and the resumed runner."""
+    options = {'default_hooks.checkpoint.interval': 3, 'train_cfg.val_interval': iters, **options}
+    train(make(name, at, **options))
+    cfg = make(name, iters, **options)
+    cfg.merge_from_dict(dict(then))
+    cfg.param_scheduler[0]['end'] = max(at, 10)  # both parts are of one schedule
+    cfg.resume = True
+    return train(cfg)
+
+
+def weights(runner):
+    return {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_resumed_with_another_number_of_workers(make, workers):
+    whole = weights(train(make('whole', 6, **{'train_cfg.val_interval': 6})))
+    then = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
+    assert equal(whole, weights(in_parts(make, 'parts', then=then)))
+    plain = {'custom_hooks': HOOKS[:1]}
+    assert not equal(weights(train(make('plain', 6, **plain))), weights(in_parts(make, 'plain parts', **plain)))
+
+
+def test_a_run_without_a_seed_goes_on_with_its_own(make):
+    """The sampler draws a seed at each start; the order of samples is that of the first."""
+    free = {'randomness': dict(seed=None, deterministic=True)}
+    options = {'default_hooks.checkpoint.interval': 3, 'train_cfg.val_interval': 6, **free}
+    parts = in_parts(make, 'parts', **options)
+    seed = torch.load(f'{parts.work_dir}/iter_3.pth')['message_hub']['runtime_info']['exact_resume']['seed']
+    assert parts.message_hub.get_info('exact_resume')['seed'] == seed
+
+
+def pipelines(cfg, path):
+    """Train and return how many samples went through the pipeline."""
+    cfg.custom_imports = dict(imports=['mmseg_daft', 'training_events'])
+    cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='CountSamples', path=str(path)))
+    train(cfg)
+    return len(path.read_text().splitlines())
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_what_was_seen_is_not_run_again(make, tmp_path, workers):
+    options = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0,
+               'default_hooks.checkpoint.interval': 20, 'train_cfg.val_interval': 22}
+    train(make('run', 20, **options))
+    cfg = make('run', 22, **options)
+    cfg.resume = True
+    prefetched = 2 * workers * 2  # MMEngine's own loader, before any hook runs, and ours past the last iteration
+    count = pipelines(cfg, tmp_path / 'samples')
+    assert 2 * BATCH <= count <= (2 + prefetched) * BATCH < 20 * BATCH
+    if not workers:
+        assert count == 2 * BATCH
+
+
+def test_the_order_of_samples_is_that_without_the_hook(make):
+    orders = []
+    for name, hooks in (('with', HOOKS), ('without', HOOKS[:1])):
+        paths = []
+        cfg = make(name, 10, custom_hooks=hooks)
+        train(cfg, lambda runner, batch, paths=paths: paths.append([s.img_path for s in batch['data_samples']]))
+        orders.append(paths)
+    assert orders[0] == orders[1] and len(orders[0]) == 10
+
+
+def test_a_stream_starts_anywhere(make):
+    cfg = make(**{'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False})
+    loader = Runner.from_cfg(cfg).build_dataloader(cfg.train_dataloader, seed=3)
+    with preserved_random_state():
+        whole, later = SampleStream(loader, 3), SampleStream(loader, 3, skip=9)
+        batches = [next(whole) for _ in range(11)]
+        assert [next(later) for _ in range(9)] == [None] * 9
+        for batch in batches[9:]:
+            again = next(later)
+            assert all(torch.equal(a, b) for a, b in zip(batch['inputs'], again['inputs']))
+        assert not torch.equal(batches[0]['inputs'][0], batches[1]['inputs'][0])
+
+
+@pytest.mark.parametrize('options, match', [
+    ({'default_hooks.checkpoint.max_keep_ckpts': 1}, 'max_keep_ckpts=1 removes the only checkpoint'),
+    ({'optim_wrapper.accumulative_counts': 3}, 'interval=2 falls between the 3 mini-batches'),
+    ({'train_dataloader.sampler.type': 'DefaultSampler'}, 'draws its samples by DefaultSampler'),
+])
+def test_what_cannot_be_resumed_exactly_is_refused_at_the_start(make, options, match):
+    with pytest.raises(ValueError, match=match):
+        train(make(**options))
+
+
+def test_another_run_is_not_gone_on_with(make):
+    options = {'default_hooks.checkpoint.interval': 2, 'train_cfg.val_interval': 2}
+    train(make('run', 2, **options))
+    cfg = make('run', 4, **{'train_dataloader.batch_size': 2, 'default_hooks.batch.images': 2, **options})
+    cfg.resume = True
+    with pytest.raises(RuntimeError, match='batch_size was 4 and is 2'):
+        train(cfg)
+    train(make('plain', 2, custom_hooks=HOOKS[:1], **options))
+    cfg = make('plain', 4, **options)
+    cfg.resume = True
+    with pytest.raises(RuntimeError, match='2 iterations without ExactResumeHook'):
+        train(cfg)
+
+
+def test_other_file_backends_are_left_alone(make):
+    cfg = make(iters=2, **{'default_hooks.checkpoint.backend_args': dict(backend='local'), 'train_cfg.val_interval': 2})
+    runner = train(cfg)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    assert hook.backend_args == dict(backend='local')
