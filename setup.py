@@ -19,7 +19,7 @@ setup(
     python_requires='>=3.10',
     # mmengine, mmcv and mmsegmentation stay out: whoever has them has them under one of several names
     # (mmcv or mmcv-lite, the onedl-* fork), and a second copy would overwrite the first.
-    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'packaging', 'rich'],
+    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'packaging', 'rich', 'safetensors>=0.4'],
     extras_require={
         # ftfy and regex: mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mmengine.dist import broadcast_object_list
@@ -23,6 +25,7 @@ from mmseg_daft.engine.checked_conversion import checked_conversion
 from mmseg_daft.engine.conversion_pass import PassSettings, convertible_layers, run_pass
 from mmseg_daft.engine.conversion_report import ConversionReport, describe_dataset
 from mmseg_daft.engine.model_forward import ModelForward
+from mmseg_daft.engine.statistics_cache import cached_pass
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
@@ -61,6 +64,8 @@ class BNConversionHook(Hook):
         compensate: For ablations: ``False`` replaces statistics without changing γ and β, as adaptive
             batch norm does (AdaBN); then the test-mode output changes, and the pass normalises by
             mini-batch, so that each layer's statistics fit the adapted layers before it.
+        cache_dir: A folder in which statistics are kept and found again, by the runs of a sweep for instance
+            that differ in their learning rates; with them the conversion is the same to the bit.
 
     Raises:
         ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the
@@ -80,11 +85,13 @@ class BNConversionHook(Hook):
         var: bool = True,
         blend: float = 1.0,
         compensate: bool = True,
+        cache_dir: str | None = None,
     ) -> None:
         self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
         self.num_batches = num_batches
         self.tolerance = tolerance
         self.allow_untrained = allow_untrained
+        self.cache_dir = cache_dir
         self.variant = ConversionVariant(mean, var, blend, compensate)
 
     def before_train(self, runner: Runner) -> None:
@@ -102,7 +109,8 @@ class BNConversionHook(Hook):
         settings = PassSettings(seed[0], self.num_batches, by_batch=not self.variant.compensate)
         dataset = describe_dataset(runner.train_dataloader.dataset)
         with preserved_random_state():
-            result = run_pass(forward, layers, runner.train_dataloader, settings, lambda: _precision_of(runner))
+            make_pass = partial(cached_pass, Path(self.cache_dir), runner.logger) if self.cache_dir else run_pass
+            result = make_pass(forward, layers, runner.train_dataloader, settings, lambda: _precision_of(runner))
             shifts = {name: domain_shift(layers[name], result.statistics[name]) for name in layers}
             change = checked_conversion(
                 layers, result.statistics, self.variant, forward, result.sample, self.tolerance)

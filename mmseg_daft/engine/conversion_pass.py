@@ -109,6 +109,16 @@ def run_pass(
     return PassResult(statistics, sample, num_batches, loader.num_images)
 
 
+def first_batch(forward: ModelForward, dataloader: DataLoader, settings: PassSettings) -> Any:
+    """Return this rank's first mini-batch of a pass, prepared; ``None`` where it has none."""
+    rank, world_size = get_dist_info()
+    in_all = -(-len(dataloader.dataset) // (dataloader.batch_size or dataloader.batch_sampler.batch_size))
+    one_each = min(world_size, settings.num_batches or in_all, in_all)
+    loader = TargetLoader(dataloader, settings.seed, one_each, rank, world_size)
+    batch = next(iter(loader))
+    return None if batch is None else forward.prepare(batch)
+
+
 def _collect(
     forward: ModelForward, loader: TargetLoader, layers: dict[str, BatchNorm], by_batch: bool,
     precision: Callable[[], AbstractContextManager[Any]],
