@@ -135,7 +135,8 @@ def _samples(dataset: Any) -> Iterator[str]:
     if parts:
         return
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    paths = {value for info in infos for name, value in info.items() if name.endswith('_path') and value}
+    paths = {path for info in infos for name, value in info.items() if 'path' in name and value
+             for path in (value if isinstance(value, (list, tuple)) else [value])}
     root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]) if paths else ''
     files = {}
     for path in paths:
@@ -145,5 +146,5 @@ def _samples(dataset: Any) -> Iterator[str]:
             raise ValueError(f'{path} is no file whose size and time can be asked for ({error.strerror})') from None
         files[path] = f'{os.path.relpath(path, root)} {status.st_size} {status.st_mtime_ns}'
     for info in infos:
-        yield describe({name: files.get(value, value) if isinstance(value, str) else value
-                        for name, value in info.items()})
+        yield describe({name: [files[path] for path in (value if isinstance(value, (list, tuple)) else [value])]
+                        if 'path' in name and value else value for name, value in info.items()})

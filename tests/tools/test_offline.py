@@ -1,0 +1,122 @@
+"""The offline commands as processes, on a small source model: what they write serves mmseg's own tools."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mmseg
+import pytest
+import torch
+from mmengine.config import Config
+from pretrained_files import trained_state
+from small_runs import small, train
+
+from mmseg_daft.engine.bn_conversion_hook import RECORD
+
+ROOT = Path(__file__).parents[2]
+MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'
+DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
+
+
+def command(*words):
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+                          env=dict(os.environ, COLUMNS='160'))
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def source(camvid_layout, tmp_path):
+    """A config on the target, and a source model's checkpoint as a training leaves it."""
+    cfg = small(DAFT, tmp_path / 'run', camvid_layout, iters=1)
+    cfg.model.backbone.init_cfg = None
+    state = trained_state(dict(cfg.model))
+    torch.save(dict(meta=dict(iter=7, seed=3, dataset_meta=dict(classes=('a',))), state_dict=state,
+                    optimizer=dict(state={}), message_hub={}), tmp_path / 'source.pth')
+    cfg.load_from = str(tmp_path / 'source.pth')
+    cfg.pop('experiment_name')
+    cfg.dump(tmp_path / 'config.py')
+    return tmp_path / 'config.py', tmp_path / 'source.pth'
+
+
+def mean_iou(config, checkpoint, work_dir):
+    code, output = command(MMSEG / 'test.py', config, checkpoint, '--work-dir', work_dir)
+    assert code == 0, output[-3000:]
+    return re.findall(r'mIoU: ([\d.]+)', output)[-1]
+
+
+def test_a_converted_checkpoint(source, tmp_path):
+    config, checkpoint = source
+    out = tmp_path / 'new' / 'converted.pth'
+    code, output = command(ROOT / 'tools' / 'convert_checkpoint.py', config, checkpoint, out)
+    assert code == 0, output[-3000:]
+    assert '20 layers found, 20 converted' in output and f'load_from={out}' in output
+    before, after = torch.load(checkpoint), torch.load(out)
+    assert set(after) == {'meta', 'state_dict'}
+    record = after['meta'].pop(RECORD)
+    assert record['num_images'] == 6 and record['output_change'] < 1e-4
+    assert after['meta'] == before['meta']
+
+    # It is what the hook makes in a training of no learning rate, to the bit, but for what the iteration adds.
+    cfg = Config.fromfile(config)
+    starts = []
+    train(cfg, lambda runner, batch: starts.append({n: t.clone() for n, t in runner.model.state_dict().items()}))
+    assert starts[0].keys() == after['state_dict'].keys()
+    assert all(torch.equal(starts[0][name], tensor) for name, tensor in after['state_dict'].items())
+    changed = {name.rsplit('.', 1)[1] for name, tensor in before['state_dict'].items()
+               if not torch.equal(tensor, after['state_dict'][name])}
+    assert changed == {'weight', 'bias', 'running_mean', 'running_var'}
+
+    assert mean_iou(config, out, tmp_path / 'a') == mean_iou(config, checkpoint, tmp_path / 'b')
+
+    # mmseg starts from it by load_from, and a backbone by init_cfg.
+    cfg = Config.fromfile(config)
+    cfg.custom_hooks, cfg.experiment_name, cfg.visualizer.name = [], 'loaded', 'loaded'
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone')
+    cfg.load_from = str(out)
+    starts = []
+    train(cfg, lambda runner, batch: starts.append({n: t.clone() for n, t in runner.model.state_dict().items()}))
+    assert all(torch.equal(starts[0][name], tensor) for name, tensor in after['state_dict'].items())
+
+    content = out.read_bytes()
+    code, output = command(ROOT / 'tools' / 'convert_checkpoint.py', config, checkpoint, out)
+    assert code != 0 and 'exists; name another file, or replace it with --overwrite' in output
+    assert out.read_bytes() == content
+    code, output = command(ROOT / 'tools' / 'convert_checkpoint.py', config, out, tmp_path / 'twice.pth')
+    assert code != 0 and 'was converted already' in output and not (tmp_path / 'twice.pth').exists()
+
+
+def test_the_report(source, tmp_path):
+    config, checkpoint = source
+    arguments = [ROOT / 'tools' / 'domain_gap.py', config, checkpoint, '--cache-dir', tmp_path / 'statistics']
+    code, output = command(*arguments, '--out', tmp_path / 'gap')
+    assert code == 0, output[-3000:]
+    assert 'Domain gap by layer' in output and 'The gap is' in output and 'no law' in output
+    with open(tmp_path / 'gap' / 'gap.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    report = json.loads((tmp_path / 'gap' / 'gap.json').read_text())
+    assert len(rows) == len(report['layers']) == 20 and report['num_images'] == 6
+    assert [row['layer'] for row in rows] == [row['layer'] for row in report['layers']]
+    assert all(float(row['divergence']) >= 0 for row in rows)
+    ranked = sorted(report['layers'], key=lambda row: -row['divergence'])
+    assert output.index(ranked[0]['layer']) < output.index(ranked[-1]['layer'])
+    assert 0 <= report['competence']['head'] <= 1 and 0 < report['competence']['source'] <= 1
+    assert (tmp_path / 'gap' / 'gap.png').stat().st_size > 10_000
+    assert len(list((tmp_path / 'statistics').glob('*.safetensors'))) == 1
+    written = (tmp_path / 'gap' / 'gap.csv').read_bytes()
+    code, output = command(*arguments, '--out', tmp_path / 'again', '--compare', tmp_path / 'gap' / 'gap.json')
+    assert code == 0 and (tmp_path / 'again' / 'gap.csv').read_bytes() == written, output[-3000:]
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(source, tmp_path):
+    config, checkpoint = source
+    code, output = command(ROOT / 'tools' / 'domain_gap.py', config, tmp_path / 'nowhere.pth')
+    assert code != 0 and 'There is no file' in output and 'Traceback' not in output
+    content = torch.load(checkpoint)
+    content['state_dict'] = {f'module.encoder_q.{name}': t for name, t in content['state_dict'].items()}
+    torch.save(content, tmp_path / 'other.pth')
+    code, output = command(ROOT / 'tools' / 'convert_checkpoint.py', config, tmp_path / 'other.pth', tmp_path / 'o.pth')
+    assert code != 0 and "does not fit the config's backbone" in output and 'Traceback' not in output
