@@ -64,8 +64,8 @@ def convert_model(offline: OfflinePass) -> ConversionReport:
         offline.layers, result.statistics, hook.variant, offline.forward, result.sample, hook.tolerance)
     return ConversionReport(
         modules=hook.modules, variant=hook.variant, dataset=describe_dataset(offline.loader.dataset),
-        num_batches=result.num_batches, num_images=result.num_images, seed=offline.settings.seed,
-        seconds=time.perf_counter() - start, output_change=change, shifts=shifts,
+        **result.facts(), seed=offline.settings.seed, seconds=time.perf_counter() - start, output_change=change,
+        shifts=shifts,
         left={name: why_not_convertible(layer) for name, layer in offline.found.items()
               if name not in offline.layers})
 

@@ -104,7 +104,7 @@ def prepare(args: argparse.Namespace, config: str, checkpoint: str | None) -> Of
     loader_cfg = cfg.train_dataloader.copy()
     loader_cfg['persistent_workers'] = False
     loader = Runner.build_dataloader(loader_cfg, seed=seed)
-    settings = PassSettings(seed, hook.num_batches, by_batch=not hook.variant.compensate)
+    settings = PassSettings(seed, hook.num_batches, by_batch=not hook.variant.compensate, stop=hook.stop)
     return OfflinePass(cfg, hook, model, found, layers, ModelForward(model, found), loader, settings, head_loaded)
 
 

@@ -12,22 +12,28 @@ set: batch statistics are what the training that follows will normalise with. A 
 one forward pass contributes two mini-batches.
 
 Over several ranks a mini-batch is what the layer's training will take it for: each rank's own for
-BatchNorm, all ranks' together for SyncBatchNorm.
+BatchNorm, all ranks' together for SyncBatchNorm. The ranks exchange moments after each mini-batch, so every rank ends
+with what one process alone would have computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmseg_daft.core.batch_moments import BatchMoments, batch_moments, over_ranks
+from mmseg_daft.core.batch_moments import BatchMoments, batch_moments
 from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.batch_normalisation import BatchNormalisation
+from mmseg_daft.core.rank_exchange import RankExchange
+from mmseg_daft.core.running_statistics import RunningStatistics
+from mmseg_daft.core.stopping import StopRule
 from mmseg_daft.core.test_mode import test_mode
 
 
@@ -46,12 +52,6 @@ class LayerStatistics:
     var: Tensor
     num_batches: int = 0
 
-    def add(self, moments: BatchMoments) -> None:
-        """Take one more mini-batch into the means."""
-        self.num_batches += 1
-        self.mean += (moments.mean - self.mean) / self.num_batches
-        self.var += (moments.unbiased_var - self.var) / self.num_batches
-
 
 def collect_statistics(
     model: nn.Module,
@@ -59,89 +59,100 @@ def collect_statistics(
     batches: Iterable[Any],
     forward: Callable[[Any], Any],
     by_batch: bool = False,
+    stop: StopRule | None = None,
 ) -> dict[str, LayerStatistics]:
     """Run Algorithm 1's pass and return the target statistics of each layer, by name.
 
-    The model is in test mode meanwhile, without gradients; its modes are restored also after an error.
-    With an initialised process group every rank has to call this, with as many batches as the others.
+    The model is in test mode meanwhile, without gradients; its modes and tensors are restored also after an error.
+    With an initialised process group every rank has to call this; what fails on one rank, fails on all.
 
     Args:
         model: The pre-trained model.
         layers: The batch-norm layers to observe, by name.
-        batches: This rank's mini-batches; ``None`` where it has no share in one.
+        batches: This rank's mini-batches; another rank may have more, or fewer, or none. In each round every
+            rank takes one.
         forward: Runs the model, or the part of it that holds the layers, on a mini-batch.
         by_batch: Let these layers normalise by the mini-batch instead of by the source's statistics. Then each
             sees what it will see once those before it are adapted without compensation, as AdaBN needs it;
             with compensation (Algorithm 1) that is what it sees anyway.
+        stop: End the pass when the statistics are known this well; ``None`` for all mini-batches, as in the paper.
 
     Raises:
         ValueError: A layer saw nothing but single elements per channel, or a value was NaN or infinite.
+        RuntimeError: Another rank failed; its message is in this one.
     """
-    statistics = {}
-    for name, layer in layers.items():
-        zeros = torch.zeros(layer.num_features, dtype=torch.float64, device=layer.running_mean.device)
-        statistics[name] = LayerStatistics(zeros, zeros.clone())
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    synchronised = {n for n, layer in layers.items() if ranks > 1 and isinstance(layer, nn.SyncBatchNorm)}
-    order: list[str] | None = None  # of the calls of synchronised layers within a mini-batch
-    single: set[str] = set()  # layers that saw a mini-batch of one element per channel
-
-    with test_mode(model), torch.no_grad(), _observed(layers) as calls, _normalising_by_batch(by_batch, layers):
-        for batch in batches:
+    device = next(iter(layers.values())).running_mean.device
+    exchange, statistics = RankExchange(device), RunningStatistics(device)
+    normalisation = BatchNormalisation(layers) if by_batch else None
+    with test_mode(model), torch.no_grad(), normalisation or nullcontext(), _observed(layers, normalisation) as calls:
+        shares = iter(batches)
+        side_by_side = normalisation is not None and bool(normalisation.joint)
+        if side_by_side:
+            shares = _one_at_least(shares, exchange)
+        batch = channels = joint = eps = None
+        finished = False
+        while True:
             calls.clear()
-            if batch is not None:
-                forward(batch)
-            if synchronised and order is None:
-                order = _agree_on_order([name for name, _ in calls if name in synchronised])
-            if order:
-                mine = [moments for name, moments in calls if name in synchronised]
-                everyone = over_ranks(
-                    mine, [layers[name].num_features for name in order], statistics[order[0]].mean.device)
-                calls[:] = [call for call in calls if call[0] not in synchronised]
-                calls.extend(zip(order, everyone, strict=True))
-            for name, moments in calls:
-                if moments.count > 1:
-                    statistics[name].add(moments)
-                else:
-                    single.add(name)
-
-    if ranks > 1:
-        _reduce({n: s for n, s in statistics.items() if n not in synchronised}, statistics)
-    for name, s in statistics.items():
-        if name in single and s.num_batches == 0:
-            raise ValueError(
-                f'Batch-norm layer {name!r} only ever saw a single element per channel (one image, a 1x1 map), whose '
-                'variance is undefined. Use a larger batch_size or larger crops, as training itself needs.')
-        if not (torch.isfinite(s.mean).all() and torch.isfinite(s.var).all()):
-            raise ValueError(
-                f'The statistics of batch-norm layer {name!r} are NaN or infinite. Look for NaN in the '
-                'images and in the pre-trained weights, and for overflow under half-precision AMP '
-                "(dtype='bfloat16' has float32's range).")
-    return statistics
+            error = None
+            try:
+                following = _END if finished else next(shares, _END)
+                finished = following is _END
+                if not finished:
+                    batch = following
+                    forward(batch)
+                elif side_by_side:  # the others' layers wait for this rank's
+                    normalisation.idle = True
+                    forward(batch)
+            except Exception as failure:
+                if side_by_side:
+                    raise
+                error = failure
+            moments = exchange.share(() if finished else calls, error, finished)
+            if moments is None:
+                break
+            if channels is None or len(channels) < len(exchange.slots):
+                channels = exchange.channels()
+                joint, eps = _by_channel(exchange, layers)
+            statistics.add(moments, joint)
+            if stop is not None and statistics.known(stop, channels, eps):
+                break
+    return _by_layer(layers, exchange, statistics)
 
 
-@contextmanager
-def _normalising_by_batch(wanted: bool, layers: Mapping[str, BatchNorm]) -> Iterator[None]:
-    """Put layers in training mode, but for the update of their running statistics; test_mode() ends the mode."""
-    tracking = {layer: layer.track_running_stats for layer in layers.values() if wanted}
+_END = object()
+
+
+def _one_at_least(shares: Iterator[Any], exchange: RankExchange) -> Iterator[Any]:
+    """Check that every rank has a mini-batch, which can stand in once it has no more."""
+    first, error = _END, None
     try:
-        for layer in tracking:
-            layer.training, layer.track_running_stats = True, False
-        yield
-    finally:
-        for layer, before in tracking.items():
-            layer.track_running_stats = before
+        first = next(shares, _END)
+    except Exception as failure:
+        error = failure
+    if first is _END and error is None:
+        error = ValueError(
+            f'There are fewer mini-batches than the {exchange.ranks} ranks, and SyncBatchNorm that normalises by '
+            'mini-batch (compensate=False) needs one on each. Use fewer ranks or a smaller batch_size.')
+    exchange.share((), error)
+    return chain([first], shares)
 
 
 @contextmanager
-def _observed(layers: Mapping[str, BatchNorm]) -> Iterator[list[tuple[str, BatchMoments]]]:
+def _observed(
+    layers: Mapping[str, BatchNorm], normalisation: BatchNormalisation | None,
+) -> Iterator[list[tuple[str, BatchMoments]]]:
     """Yield a list that grows by (name, moments) whenever one of the layers is called."""
     calls: list[tuple[str, BatchMoments]] = []
+
+    def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        moments = batch_moments((args[0] if args else kwargs['input']).detach())
+        calls.append((name, moments))
+        if normalisation is not None:
+            normalisation.apply(name, moments)
+
     handles = [
         layer.register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: calls.append(
-                (name, batch_moments((args[0] if args else kwargs['input']).detach()))),
-            with_kwargs=True)
+            lambda _, args, kwargs, name=name: observe(name, args, kwargs), with_kwargs=True)
         for name, layer in layers.items()]
     try:
         yield calls
@@ -150,31 +161,39 @@ def _observed(layers: Mapping[str, BatchNorm]) -> Iterator[list[tuple[str, Batch
             handle.remove()
 
 
-def _agree_on_order(mine: list[str]) -> list[str]:
-    """Return rank 0's order of calls: it has a share in every mini-batch, other ranks may have none."""
-    shared = [mine]
-    dist.broadcast_object_list(shared, src=0)
-    if mine and mine != shared[0]:
-        raise RuntimeError('The ranks call their batch-norm layers in different orders; statistics over '
-                           'SyncBatchNorm layers need one order on all ranks.')
-    return shared[0]
+def _by_channel(exchange: RankExchange, layers: Mapping[str, BatchNorm]) -> tuple[Tensor, Tensor]:
+    """Return for each channel whether all ranks' mini-batches are one there, and ε."""
+    facts = [[exchange.ranks > 1 and isinstance(layers[name], nn.SyncBatchNorm), layers[name].eps]
+             for name, _ in exchange.slots]
+    joint, eps = torch.tensor(facts, dtype=torch.float64, device=exchange.device).repeat_interleave(
+        exchange.channels(), dim=0).T
+    return joint > 0, eps
 
 
-def _reduce(own: Mapping[str, LayerStatistics], everything: Mapping[str, LayerStatistics]) -> None:
-    """Average over ranks the statistics that each rank took alone, weighted by their numbers of batches.
-
-    Rank 0's result is then everybody's, of all layers, to the last bit.
-    """
-    if own:
-        sums = torch.cat([
-            torch.cat([s.mean.new_tensor([s.num_batches]), s.mean * s.num_batches, s.var * s.num_batches])
-            for s in own.values()])
-        dist.all_reduce(sums)
-        sizes = [2 * len(s.mean) + 1 for s in own.values()]
-        for s, block in zip(own.values(), sums.split(sizes), strict=True):
-            s.num_batches = int(block[0])
-            s.mean, s.var = (block[1:] / max(s.num_batches, 1)).chunk(2)
-    result = torch.cat([torch.cat([s.mean, s.var]) for s in everything.values()])
-    dist.broadcast(result, src=0)
-    for s, block in zip(everything.values(), result.split([2 * len(s.mean) for s in everything.values()]), strict=True):
-        s.mean, s.var = block.chunk(2)
+def _by_layer(
+    layers: Mapping[str, BatchNorm], exchange: RankExchange, statistics: RunningStatistics,
+) -> dict[str, LayerStatistics]:
+    """Take the channels apart; a layer's calls within a forward pass are mini-batches of their own."""
+    if exchange.ranks > 1:
+        dist.broadcast(statistics.values, src=0)  # the last bit, should ranks run on different hardware
+    parts: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in layers}
+    sizes = list(exchange.slots.values())
+    for (name, _), n, values in zip(
+            exchange.slots, statistics.num_batches.split(sizes), statistics.values.split(sizes, dim=1), strict=True):
+        parts[name].append((values, int(n[0])))
+    result = {}
+    for name, layer in layers.items():
+        total = sum(n for _, n in parts[name])
+        values = sum((values * (n / max(total, 1)) for values, n in parts[name]), torch.zeros(
+            2, layer.num_features, dtype=torch.float64, device=exchange.device))
+        result[name] = LayerStatistics(*values, total)
+        if parts[name] and total == 0:
+            raise ValueError(
+                f'Batch-norm layer {name!r} only ever saw a single element per channel (one image, a 1x1 map), whose '
+                'variance is undefined. Use a larger batch_size or larger crops, as training itself needs.')
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f'The statistics of batch-norm layer {name!r} are NaN or infinite. Look for NaN in the '
+                'images and in the pre-trained weights, and for overflow under half-precision AMP '
+                "(dtype='bfloat16' has float32's range).")
+    return result

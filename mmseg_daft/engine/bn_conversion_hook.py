@@ -21,6 +21,7 @@ from mmseg_daft.core.conversion import state_of
 from mmseg_daft.core.conversion_variant import ConversionVariant
 from mmseg_daft.core.domain_shift import domain_shift
 from mmseg_daft.core.random_state import preserved_random_state
+from mmseg_daft.core.stopping import StopRule
 from mmseg_daft.engine.checked_conversion import checked_conversion
 from mmseg_daft.engine.conversion_pass import PassSettings, convertible_layers, run_pass
 from mmseg_daft.engine.conversion_report import ConversionReport, describe_dataset
@@ -66,6 +67,10 @@ class BNConversionHook(Hook):
             mini-batch, so that each layer's statistics fit the adapted layers before it.
         cache_dir: A folder in which statistics are kept and found again, by the runs of a sweep for instance
             that differ in their learning rates; with them the conversion is the same to the bit.
+        stop_error: End the pass early, once the standard error of every layer's statistics is below this share of
+            their scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set.
+            ``None`` for the whole pass, as the paper does.
+        min_batches: How many mini-batches such a pass takes at least.
 
     Raises:
         ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the
@@ -86,6 +91,8 @@ class BNConversionHook(Hook):
         blend: float = 1.0,
         compensate: bool = True,
         cache_dir: str | None = None,
+        stop_error: float | None = None,
+        min_batches: int = 16,
     ) -> None:
         self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
         self.num_batches = num_batches
@@ -93,6 +100,7 @@ class BNConversionHook(Hook):
         self.allow_untrained = allow_untrained
         self.cache_dir = cache_dir
         self.variant = ConversionVariant(mean, var, blend, compensate)
+        self.stop = None if stop_error is None else StopRule(stop_error, min_batches)
 
     def before_train(self, runner: Runner) -> None:
         """Convert, unless the run was resumed."""
@@ -106,7 +114,7 @@ class BNConversionHook(Hook):
         forward = ModelForward(model, found)
         seed = [runner.seed or 0]
         broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
-        settings = PassSettings(seed[0], self.num_batches, by_batch=not self.variant.compensate)
+        settings = PassSettings(seed[0], self.num_batches, by_batch=not self.variant.compensate, stop=self.stop)
         dataset = describe_dataset(runner.train_dataloader.dataset)
         with preserved_random_state():
             make_pass = partial(cached_pass, Path(self.cache_dir), runner.logger) if self.cache_dir else run_pass
@@ -118,8 +126,7 @@ class BNConversionHook(Hook):
             modules=self.modules,
             variant=self.variant,
             dataset=dataset,
-            num_batches=result.num_batches,
-            num_images=result.num_images,
+            **result.facts(),
             seed=settings.seed,
             seconds=time.perf_counter() - start,
             output_change=change,

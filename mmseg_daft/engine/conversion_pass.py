@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.dist import get_dist_info, is_main_process
+from mmengine.dist import get_comm_device, get_world_size, is_main_process
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmseg_daft.core.batch_norm import BatchNorm, has_initial_statistics, why_not_convertible
+from mmseg_daft.core.rank_exchange import together
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
+from mmseg_daft.core.stopping import StopRule
 from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.target_loader import TargetLoader
+from mmseg_daft.engine.target_loader import TargetLoader, target_loader
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,13 @@ class PassSettings:
         seed: Of shuffling and augmentation; the same on all ranks.
         num_batches: Mini-batches over all ranks; ``None`` for the whole training set.
         by_batch: Layers normalise by mini-batch, as AdaBN needs it (see ``collect_statistics``).
+        stop: When the pass may end early; ``None`` for never.
     """
 
     seed: int = 0
     num_batches: int | None = None
     by_batch: bool = False
+    stop: StopRule | None = None
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,24 @@ class PassResult:
         sample: This rank's first mini-batch, prepared; ``None`` where it has none.
         num_batches: Mini-batches that the statistics are means of; those of all ranks in a round are one to
             SyncBatchNorm.
-        num_images: Images in them.
+        all_batches: Mini-batches of the whole pass, from which an early stop keeps some.
+        num_images: Images in those taken.
+        seconds: Wall time of the pass; ``None`` where none was made, as its result was in a file.
+        waited: Seconds of it in which this process had nothing to do until the next mini-batch was loaded.
     """
 
     statistics: dict[str, LayerStatistics]
     sample: Any
     num_batches: int
+    all_batches: int
     num_images: int
+    seconds: float | None = None
+    waited: float = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a ``ConversionReport`` tells of the pass."""
+        return dict(num_batches=self.num_batches, all_batches=self.all_batches, num_images=self.num_images,
+                    pass_seconds=self.seconds, waited=self.waited)
 
 
 def convertible_layers(
@@ -100,27 +116,35 @@ def run_pass(
 
     Raises:
         ValueError: The data are empty or too few, hold NaN, or never reach a layer.
+        RuntimeError: Another rank failed.
     """
-    rank, world_size = get_dist_info()
-    loader = TargetLoader(dataloader, settings.seed, settings.num_batches, rank, world_size)
-    statistics, sample = _collect(forward, loader, layers, settings.by_batch, precision)
+    start = time.perf_counter()
+    loader = target_loader(dataloader, settings.seed, settings.num_batches, get_comm_device())
+    statistics, sample = _collect(forward, loader, layers, settings, precision)
+    seconds = time.perf_counter() - start
     _refuse_unreached(statistics)
-    num_batches = len(loader) if _over_ranks(layers, world_size) else loader.num_batches
-    return PassResult(statistics, sample, num_batches, loader.num_images)
+    joint = get_world_size() > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())
+    taken, images = loader.taken()
+    return PassResult(
+        statistics, sample, loader.rounds if joint else taken, len(loader) if joint else loader.num_batches, images,
+        seconds, loader.waited)
 
 
 def first_batch(forward: ModelForward, dataloader: DataLoader, settings: PassSettings) -> Any:
     """Return this rank's first mini-batch of a pass, prepared; ``None`` where it has none."""
-    rank, world_size = get_dist_info()
     in_all = -(-len(dataloader.dataset) // (dataloader.batch_size or dataloader.batch_sampler.batch_size))
-    one_each = min(world_size, settings.num_batches or in_all, in_all)
-    loader = TargetLoader(dataloader, settings.seed, one_each, rank, world_size)
-    batch = next(iter(loader))
-    return None if batch is None else forward.prepare(batch)
+    one_each = min(get_world_size(), settings.num_batches or in_all, in_all)
+    loader = target_loader(dataloader, settings.seed, one_each, get_comm_device())
+
+    def prepared() -> Any:
+        batch = next(iter(loader), None)
+        return None if batch is None else forward.prepare(batch)
+
+    return together(prepared, get_comm_device())
 
 
 def _collect(
-    forward: ModelForward, loader: TargetLoader, layers: dict[str, BatchNorm], by_batch: bool,
+    forward: ModelForward, loader: TargetLoader, layers: dict[str, BatchNorm], settings: PassSettings,
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[dict[str, LayerStatistics], Any]:
     """Run the pass; return the statistics, and this rank's first mini-batch for the check."""
@@ -133,7 +157,8 @@ def _collect(
             forward.train_path(data)
 
     progress = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
-    statistics = collect_statistics(forward.model, layers, progress, run, by_batch=by_batch)
+    statistics = collect_statistics(
+        forward.model, layers, progress, run, by_batch=settings.by_batch, stop=settings.stop)
     return statistics, sample[0] if sample else None
 
 
@@ -144,8 +169,3 @@ def _refuse_unreached(statistics: dict[str, LayerStatistics]) -> None:
             f'{len(unreached)} of {len(statistics)} batch-norm layers were never reached by the forward pass, for '
             f'instance {unreached[0]!r}, so their target statistics are unknown. Leave them out: name in `modules` '
             'only the submodules in use.')
-
-
-def _over_ranks(layers: dict[str, BatchNorm], world_size: int) -> bool:
-    """Whether a mini-batch, to these layers, is that of all ranks together."""
-    return world_size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())

@@ -1,4 +1,4 @@
-"""What a conversion did: for the log in four lines, and for the checkpoint as plain data."""
+"""What a conversion did: for the log in five lines, and for the checkpoint as plain data."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ class ConversionReport:
         variant: What was replaced in a layer.
         dataset: The training data: class, length and where it lies.
         num_batches: Mini-batches that the statistics are means of, all ranks together.
-        num_images: Images in them.
+        all_batches: Mini-batches of the whole pass, from which an early stop keeps some.
+        num_images: Images in those taken.
         seed: Of the pass's shuffling and augmentation.
         seconds: Wall time of the pass and the conversion.
+        pass_seconds: Wall time of the pass; ``None`` where its statistics were in a file.
+        waited: Seconds of it in which this process had nothing to do until the next mini-batch was loaded.
         output_change: The largest change of the test-mode output on a real mini-batch, relative to
             the largest output.
         shifts: How far the domain moved each converted layer, by name.
@@ -34,9 +37,12 @@ class ConversionReport:
     variant: ConversionVariant
     dataset: str
     num_batches: int
+    all_batches: int
     num_images: int
     seed: int
     seconds: float
+    pass_seconds: float | None
+    waited: float
     output_change: float
     shifts: Mapping[str, DomainShift]
     left: Mapping[str, str]
@@ -50,13 +56,22 @@ class ConversionReport:
         farthest = max(self.shifts, key=lambda name: self.shifts[name].mean_shift)
         mean_shift = fmean(shift.mean_shift for shift in self.shifts.values())
         var_ratio = exp(fmean(shift.log_var_ratio for shift in self.shifts.values()))
+        batches = str(self.num_batches) if self.num_batches == self.all_batches else (
+            f'{self.num_batches} of {self.all_batches}')
+        if self.pass_seconds is None:
+            timing = 'no pass: its statistics were in a file'
+        else:
+            bottleneck = 'data loading, see num_workers' if 2 * self.waited > self.pass_seconds else 'computing'
+            timing = (f'time of the pass: {self.waited:.1f} of {self.pass_seconds:.1f} s waiting for data; '
+                      f'the bottleneck was {bottleneck}')
         variant = f' ({self.variant.differences})' if self.variant.differences else ''
         lines = [
             f'BN conversion of {", ".join(self.modules)}: {len(self.shifts) + len(self.left)} layers found, '
             f'{len(self.shifts)} converted{variant}, 0 never reached, {len(self.left)} left as they are',
             *(f'  left: {name}: {reason}' for name, reason in self.left.items()),
-            f'  target data: {self.num_images} images in {self.num_batches} mini-batches of {self.dataset}, '
+            f'  target data: {self.num_images} images in {batches} mini-batches of {self.dataset}, '
             f'{self.seconds:.1f} s',
+            f'  {timing}',
             f'  test-mode output: changed by {self.output_change:.1e} of its largest value '
             f'({"as asked for" if tolerance is None else f"tolerance {tolerance:.0e}"})',
             f'  domain: means moved by {mean_shift:.2f} source standard deviations on average, most in {farthest} '

@@ -56,7 +56,7 @@ def cached_pass(
         return result
     statistics = {name: _on_device(found[0].statistics[name], layer) for name, layer in layers.items()}
     sample = first_batch(forward, dataloader, settings)
-    return PassResult(statistics, sample, found[0].num_batches, found[0].num_images)
+    return PassResult(statistics, sample, found[0].num_batches, found[0].all_batches, found[0].num_images)
 
 
 def _look_up(
@@ -87,7 +87,8 @@ def _look_up(
 
 def _keep(path: Path, result: PassResult, fingerprint: dict[str, str], logger: Logger) -> None:
     try:
-        write_statistics(path, StoredPass(result.statistics, result.num_batches, result.num_images), fingerprint)
+        write_statistics(path, StoredPass(
+            result.statistics, result.num_batches, result.all_batches, result.num_images), fingerprint)
     except OSError as error:
         logger.warning(f'BN statistics: not written to {path} ({error}); the run goes on.')
     else:

@@ -23,6 +23,7 @@ class StoredPass(NamedTuple):
 
     statistics: dict[str, LayerStatistics]
     num_batches: int
+    all_batches: int
     num_images: int
 
 
@@ -40,7 +41,8 @@ def write_statistics(path: Path, stored: StoredPass, fingerprint: Mapping[str, s
                 numbers[layer][field.name] = value
     metadata = dict(
         fingerprint=json.dumps(dict(fingerprint), sort_keys=True), layers=json.dumps(numbers),
-        num_batches=str(stored.num_batches), num_images=str(stored.num_images), checksum=_checksum(tensors))
+        num_batches=str(stored.num_batches), all_batches=str(stored.all_batches),
+        num_images=str(stored.num_images), checksum=_checksum(tensors))
     write_atomically(path, save(tensors, metadata))
 
 
@@ -63,7 +65,7 @@ def read_statistics(path: Path) -> StoredPass:
                 field.name: tensors[f'{layer}.{field.name}'] for field in fields(LayerStatistics)
                 if f'{layer}.{field.name}' in tensors})
             for layer, own in numbers.items()}
-        return StoredPass(statistics, int(metadata['num_batches']), int(metadata['num_images']))
+        return StoredPass(statistics, *(int(metadata[name]) for name in StoredPass._fields[1:]))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is damaged ({error or type(error).__name__})') from None
 

@@ -7,13 +7,17 @@ stored generator, which a second iterator closes or drains (MMEngine issue 1649)
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_dist_info
 from torch.utils.data import DataLoader, Dataset
 
 from mmseg_daft.core.random_state import seed_everything
+from mmseg_daft.core.rank_exchange import together
 
 
 class TargetLoader:
@@ -29,6 +33,12 @@ class TargetLoader:
             possibly short.
         rank: This process, of ``world_size``.
         world_size: The number of processes that share the pass.
+
+    Attributes:
+        num_batches: Mini-batches over all ranks.
+        num_images: Images in them.
+        waited: Seconds that the last iteration spent waiting for data, from the start of the workers on.
+        rounds: Rounds that it went through: all, unless it was left early.
 
     Raises:
         ValueError: The data set is empty, or has fewer mini-batches than asked for.
@@ -52,7 +62,9 @@ class TargetLoader:
         batches = batches[:num_batches]
         self.num_batches = len(batches)
         self.num_images = sum(map(len, batches))
-        self._rounds = -(-len(batches) // world_size)
+        self._sizes = list(map(len, batches))
+        self._world_size = world_size
+        self.waited, self.rounds = 0.0, 0
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
@@ -61,16 +73,51 @@ class TargetLoader:
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
-            multiprocessing_context=loader.multiprocessing_context)
+            multiprocessing_context=loader.multiprocessing_context,
+            **({'prefetch_factor': loader.prefetch_factor} if loader.num_workers else {}))
 
     def __len__(self) -> int:
         """The number of rounds, in each of which every rank has at most one mini-batch."""
-        return self._rounds
+        return -(-self.num_batches // self._world_size)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield this rank's mini-batches; ``None`` in a round in which it has none."""
-        yield from self._loader
-        yield from [None] * (self._rounds - len(self._loader))
+        """Yield this rank's mini-batches, counting the seconds in which the next one was not there yet."""
+        self.waited, self.rounds = 0.0, 0
+        start = time.perf_counter()
+        for batch in self._loader:
+            self.waited += time.perf_counter() - start
+            self.rounds += 1
+            yield batch
+            start = time.perf_counter()
+        self.rounds = len(self)  # the last round may be the other ranks' alone
+
+    def taken(self) -> tuple[int, int]:
+        """Return how many mini-batches, and images in them, all ranks together took in the last iteration."""
+        sizes = self._sizes[:self.rounds * self._world_size]
+        return len(sizes), sum(sizes)
+
+
+def target_loader(loader: DataLoader, seed: int, num_batches: int | None, device: torch.device) -> TargetLoader:
+    """Return this rank's ``TargetLoader``, made on all ranks or on none.
+
+    Args:
+        loader: The training loader.
+        seed: The seed of shuffling and augmentation, the same on every rank.
+        num_batches: How many mini-batches to take over all ranks.
+        device: Where the process group communicates.
+
+    Raises:
+        ValueError: As ``TargetLoader``, or the ranks found different data.
+        RuntimeError: Another rank failed.
+    """
+    rank, world_size = get_dist_info()
+    made = together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size), device)
+    images = all_gather_object(len(loader.dataset))
+    if len(set(images)) > 1:
+        raise ValueError(
+            f'The ranks found {images} training images, so their shares would not fit together. Give every node the '
+            'same files: see data_root and ann_file of train_dataloader.dataset.')
+    return made
 
 
 class _SeededSamples(Dataset):

@@ -159,7 +159,7 @@ def test_a_damaged_file_is_told_and_replaced(make, tmp_path, harm):
     path, = files(tmp_path)
     good = path.read_bytes()
     if harm == 'of other layers':
-        write_statistics(path, StoredPass({'a': LayerStatistics(torch.zeros(1), torch.ones(1), 1)}, 1, 1), {})
+        write_statistics(path, StoredPass({'a': LayerStatistics(torch.zeros(1), torch.ones(1), 1)}, 1, 1, 1), {})
     else:
         path.write_bytes({'cut off': good[:-10], 'a bit': good[:-1] + bytes([good[-1] ^ 1]),
                           'not a file of its kind': b'nonsense'}[harm])
@@ -179,7 +179,7 @@ def test_data_that_are_no_files_are_told_and_the_run_goes_on(make, tmp_path):
 def write_often(path, value):
     statistics = LayerStatistics(torch.full((100_000,), value, dtype=torch.float64), torch.ones(3), int(value))
     for _ in range(20):
-        write_statistics(path, StoredPass({'layer': statistics}, int(value), 1), {'writer': str(value)})
+        write_statistics(path, StoredPass({'layer': statistics}, int(value), 9, 1), {'writer': str(value)})
 
 
 def test_jobs_that_write_at_once_lose_nothing(tmp_path):
