@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mmseg_daft.core.batch_moments import BatchMoments, join
+from mmseg_daft.core.batch_moments import BatchMoments, join, mean_and_var
 from mmseg_daft.core.batch_norm import BatchNorm
 
 
@@ -47,7 +47,7 @@ class BatchNormalisation:
 
     def apply(self, name: str, moments: BatchMoments) -> None:
         """Let a layer normalise its next input by these moments."""
-        mean, var, count = moments.mean.double(), moments.unbiased_var.double(), moments.count
+        (mean, var), count = mean_and_var(moments.sums.double(), moments.count), moments.count
         if name in self.joint:
             mine = torch.stack([mean, var, torch.full_like(mean, 0 if self.idle else count)])
             everyone = [torch.empty_like(mine) for _ in range(self.ranks)]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmseg_daft.core.batch_moments import BatchMoments
+from mmseg_daft.core.batch_moments import BatchMoments, mean_and_var
 
 T = TypeVar('T')
 Slot = tuple[str, int]
@@ -84,13 +84,15 @@ class RankExchange:
 
     def _pack(self, status: int, own: Mapping[Slot, BatchMoments]) -> Tensor:
         """Return status, counts, means and variances in one vector; zeros where there is nothing."""
-        counts = [status, *(own[slot].count if slot in own else 0 for slot in self.slots)]
-        parts = [torch.tensor(counts, dtype=torch.float64).to(self.device, non_blocking=True)]
-        nothing = {slot: torch.zeros(c, device=self.device) for slot, c in self.slots.items() if slot not in own}
-        for kind in ('mean', 'unbiased_var') if self.slots else ():
-            values = [nothing[s] if s in nothing else getattr(own[s], kind).to(self.device) for s in self.slots]
-            parts.append(torch.cat(values).double())
-        return torch.cat(parts)
+        counts = torch.tensor([status, *(own[slot].count if slot in own else 0 for slot in self.slots)])
+        counts = counts.to(self.device, torch.float64, non_blocking=True)
+        if not self.slots:
+            return counts
+        sums = torch.cat([
+            own[slot].sums.to(self.device) if slot in own else torch.zeros(3, c, device=self.device)
+            for slot, c in self.slots.items()], 1)
+        mean, var = mean_and_var(sums.double(), self._per_channel(counts[1:]))
+        return torch.cat([counts, mean, var])
 
     def _gather(self, mine: Tensor) -> Tensor:
         if self.ranks == 1:
@@ -102,14 +104,17 @@ class RankExchange:
     def _unpack(self, everyone: Tensor) -> Round:
         total = sum(self.slots.values())
         counts, mean, var = everyone.split([len(self.slots), total, total], dim=1)
-        return Round(mean, var, counts.repeat_interleave(self.channels(), dim=1, output_size=total))
+        return Round(mean, var, self._per_channel(counts))
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        return values.repeat_interleave(self.channels(), dim=-1, output_size=sum(self.slots.values()))
 
     def channels(self) -> Tensor:
         """Return the number of channels of each slot."""
         return torch.tensor(list(self.slots.values()), dtype=torch.long).to(self.device, non_blocking=True)
 
     def _agree_on_slots(self, own: Mapping[Slot, BatchMoments]) -> None:
-        everyone = [{slot: len(moments.mean) for slot, moments in own.items()}]
+        everyone = [{slot: moments.sums.shape[1] for slot, moments in own.items()}]
         if self.ranks > 1:
             everyone *= self.ranks
             dist.all_gather_object(everyone, everyone[0])
