@@ -130,26 +130,28 @@ def killed_until_done(config, run, rng, kills, ranks=1):
         return killed
 
 
-def test_killed_at_random_moments(command, tmp_path):
-    expected = undisturbed(command, tmp_path / 'whole')
-    rng = np.random.default_rng(0)
+def killed_at_least(total, command, folder, expected, seed, ranks=1):
+    """Kill runs until so many processes have died; every run has to end as expected."""
+    rng = np.random.default_rng(seed)
     killed = []
-    for number in range(6):
-        run = tmp_path / f'killed{number}'
-        killed += killed_until_done(command, run, rng, kills=8)
+    for number in range(8):
+        run = folder / f'killed{number}'
+        killed += killed_until_done(command, run, rng, kills=min(8, total - len(killed)), ranks=ranks)
         assert digests(run) == expected, killed
-        if len(killed) >= 20:
-            break
-    assert len(killed) >= 20 and set(killed) >= {'pass', 'iteration', 'save'}
+        if len(killed) >= total:
+            return killed
+    raise AssertionError(f'only {len(killed)} kills in 8 runs')
+
+
+def test_killed_at_random_moments(command, tmp_path):
+    killed = killed_at_least(20, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=0)
+    assert set(killed) >= {'pass', 'iteration', 'save'}
 
 
 def test_any_of_two_ranks_killed(command, tmp_path):
-    whole = TrainingProcess(
-        [command, '--work-dir', tmp_path / 'whole', '--launcher', 'pytorch'], tmp_path / 'whole', ranks=2)
-    whole.finish()
-    killed = killed_until_done(command, tmp_path / 'run', np.random.default_rng(1), kills=5, ranks=2)
-    assert len(killed) == 5
-    assert digests(tmp_path / 'run') == digests(tmp_path / 'whole')
+    whole = tmp_path / 'whole'
+    TrainingProcess([command, '--work-dir', whole, '--launcher', 'pytorch'], whole, ranks=2).finish()
+    killed_at_least(5, command, tmp_path, digests(whole), seed=1, ranks=2)
 
 
 def in_parts(make, name, at=3, iters=6, then=(), **options):
