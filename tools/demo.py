@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distortion_tables import show_findings
 from follow_run import RunFailedError, conversion_summary
 from render_shapes import render_data_set
 from rich.console import Console
@@ -28,6 +29,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from demo_runs import Demo
+
+    from mmseg_daft.analysis.findings import Findings
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {'source': 'source model', 'ft': 'FT', 'daft': 'DAFT'}
@@ -82,7 +85,7 @@ def set_environment(folder: Path) -> None:
 
 
 def run_demo(demo: Demo, console: Console) -> None:
-    """Render, train, evaluate, compare; leave ``results.json`` and ``demo.png`` in the demo's folder."""
+    """Render, train, evaluate, compare; leave ``results.json``, ``demo.png`` and a report in the demo's folder."""
     start = time.perf_counter()
     console.print('[bold]Domain-Aware Fine-Tuning: demo[/]\n')
     if demo.quick:
@@ -95,26 +98,27 @@ def run_demo(demo: Demo, console: Console) -> None:
     train(demo, console, {'ft': '3  Fine-tune: FT', 'daft': '4  Fine-tune: DAFT'})
     miou = evaluate(demo, console, '5  Evaluate all models')
 
-    from demo_analysis import distortions, draw  # mmseg is slow to import: after the first signs of life
+    from demo_analysis import METHODS, compare, draw  # mmseg is slow to import: after the first signs of life
 
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
-    with bars(console, {'6  Measure and draw': 2}) as (report,):
-        measured = distortions(demo)
-        report(1)
-        draw(demo, measured, picture)
-        report(2)
+    steps = ('Measure images', 'Compare parameters', 'Look at the chosen ones', 'Draw figures')
+    with bars(console, {'6  Measure and draw': len(steps) + 1}) as (report,):
+        findings = compare(demo, demo.folder / 'distortion',
+                           lambda what, done, total: report(steps.index(what) + done / total))
+        draw(demo, findings, picture)
+        report(len(steps) + 1)
+    last = {row['method']: row for row in findings.summary() if row['stage'] == list(findings.stages)[-1]}
     rows = {run: {f'miou_{domain}': miou[run][domain] for domain in DOMAINS} for run in NAMES}
     rows['source'].update(cosine_similarity=1.0, l2_distance=0.0)  # by definition: it is what the others left
-    for run, distortion in measured.items():
-        rows[run].update(
-            cosine_similarity=float(distortion.cosine_similarity.mean()),
-            l2_distance=float(distortion.l2_distance.mean()))
+    for run, method in METHODS.items():
+        rows[run].update(cosine_similarity=last[method]['cosine'].value, l2_distance=last[method]['l2'].value)
     seconds = time.perf_counter() - start
     results.write_text(
         json.dumps(dict(seed=demo.seed, quick=demo.quick, seconds=round(seconds, 1), rows=rows), indent=2) + '\n',
         encoding='utf-8')
-    conclude(console, demo, rows)
-    console.print(f'Picture: [bold]{shown(picture)}[/]\nNumbers: {shown(results)}\nTime: {seconds / 60:.1f} min')
+    conclude(console, demo, rows, findings)
+    console.print(f'Picture: [bold]{shown(picture)}[/]\nReport:  {shown(demo.folder / "distortion" / "report.html")}\n'
+                  f'Numbers: {shown(results)}\nTime: {seconds / 60:.1f} min')
 
 
 @contextmanager
@@ -151,7 +155,7 @@ def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, fl
     return miou
 
 
-def conclude(console: Console, demo: Demo, rows: dict[str, dict[str, float]]) -> None:
+def conclude(console: Console, demo: Demo, rows: dict[str, dict[str, float]], findings: Findings) -> None:
     """Print the table and how to read it."""
     table = Table(title=f'\nSource to target domain, seed {demo.seed}', title_style='bold')
     table.add_column('')
@@ -162,11 +166,12 @@ def conclude(console: Console, demo: Demo, rows: dict[str, dict[str, float]]) ->
             NAMES[run], f'{row["miou_target"]:.2f}', f'{row["miou_source"]:.2f}',
             f'{row["cosine_similarity"]:.3f}', f'{row["l2_distance"]:.3f}')
     console.print(table)
+    show_findings(console, findings, last_stage_only=True)
     console.print(
-        'mIoU: higher is better; the target is what FT and DAFT were fine-tuned for. The two columns on the right are '
-        "the feature distortion on the target's validation images: 1 and 0 mean that fine-tuning left the source "
-        "model's features as they were. From seed to seed the mIoU of so small a task varies by several points, so "
-        'one demo illustrates the methods and ranks none.\n', width=min(100, console.width))
+        'mIoU: higher is better; the target is what FT and DAFT were fine-tuned for. The two columns on its right are '
+        "the feature distortion on the target's validation images, medians of stage 4: 1 and 0 mean that fine-tuning "
+        "left the source model's features as they were. From seed to seed the mIoU of so small a task varies by "
+        'several points, so one demo illustrates the methods and ranks none.\n', width=min(100, console.width))
 
 
 def shown(path: Path) -> str:

@@ -5,9 +5,10 @@ from mmseg_daft.engine.bn_test_mode_hook import BNTestModeHook
 from mmseg_daft.engine.cpu_distributed import CPUDistributedDataParallel
 from mmseg_daft.engine.effective_batch_hook import EffectiveBatchHook
 from mmseg_daft.engine.exact_resume_hook import ExactResumeHook
+from mmseg_daft.engine.feature_distortion_hook import FeatureDistortionHook
 from mmseg_daft.engine.optim_wrapper_constructor import DAFTOptimWrapperConstructor
 from mmseg_daft.engine.pretrained_weights_hook import PretrainedWeightsHook
 from mmseg_daft.engine.zero_head import ZeroHead
 
 __all__ = ['BNConversionHook', 'BNTestModeHook', 'CPUDistributedDataParallel', 'DAFTOptimWrapperConstructor',
-           'EffectiveBatchHook', 'ExactResumeHook', 'PretrainedWeightsHook', 'ZeroHead']
+           'EffectiveBatchHook', 'ExactResumeHook', 'FeatureDistortionHook', 'PretrainedWeightsHook', 'ZeroHead']

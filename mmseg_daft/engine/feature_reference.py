@@ -1,0 +1,107 @@
+"""The pre-trained model's features of a few images, kept small, and how far a model's are from them now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from mmseg_daft.core.feature_distortion import feature_distortion, pooled
+from mmseg_daft.core.linear_cka import CrossMoments, linear_cka
+from mmseg_daft.core.test_mode import test_mode
+from mmseg_daft.engine.fixed_images import FixedImages
+
+POSITIONS = 1024  # that CKA is taken over, per stage: more change it little, and cost memory
+
+
+class FeatureReference:
+    """Features of some stages in half precision, scaled so that none overflows.
+
+    Args:
+        model: The pre-trained model, without a distributed wrapper.
+        images: The images.
+        stages: Of the backbone, counted from 1.
+        max_bytes: What images and features may take together.
+
+    Raises:
+        ValueError: The backbone does not return a stage, the budget is too small, or features are NaN or infinite.
+    """
+
+    def __init__(self, model: BaseModel, images: FixedImages, stages: Sequence[int], max_bytes: int) -> None:
+        self.images = images
+        returned = [index + 1 for index in getattr(model.backbone, 'out_indices', ())]
+        unknown = [stage for stage in stages if stage not in returned]
+        if unknown:
+            raise ValueError(f'FeatureDistortionHook(stages={tuple(stages)}): the backbone returns the stages '
+                             f'{returned} (model.backbone.out_indices).')
+        self.places = {stage: returned.index(stage) for stage in stages}
+        self.maps: dict[int, list[Tensor]] = {stage: [] for stage in stages}
+        self.scales: dict[int, float] = {}
+        self.nbytes = images.nbytes
+        for number in range(len(images)):
+            features = self._features(model, number)
+            if number == 0:
+                each = sum(maps.numel() * 2 for maps in features.values())
+                self._refuse_too_large(images.nbytes + each * len(images), max_bytes, features)
+            for stage, maps in features.items():
+                if not torch.isfinite(maps).all():
+                    raise ValueError(f'The pre-trained model\'s features at stage {stage} hold NaN or infinite values. '
+                                     'Check the pre-trained weights and the images.')
+                scale = self.scales.setdefault(stage, max(float(maps.abs().max()), 1e-30))
+                self.maps[stage].append(_small(maps, scale))
+                self.nbytes += self.maps[stage][-1].numel() * 2
+
+    def _refuse_too_large(self, needed: int, max_bytes: int, features: Mapping[int, Tensor]) -> None:
+        if needed > max_bytes:
+            raise ValueError(
+                f'FeatureDistortionHook: {len(self.images)} images and their features at the stages '
+                f'{", ".join(map(str, features))} need {needed / 2**20:.0f} MiB, and max_bytes allows '
+                f'{max_bytes / 2**20:.0f}. Use num_images={max(1, len(self.images) * max_bytes // needed)}, fewer '
+                'stages, or a larger max_bytes.')
+
+    @torch.no_grad()
+    def _features(self, model: BaseModel, number: int) -> dict[int, Tensor]:
+        with test_mode(model):
+            outputs = model.backbone(self.images.inputs(model, number))
+        return {stage: outputs[place].float() for stage, place in self.places.items()}
+
+    def fingerprint(self) -> dict[int, list[list[float]]]:
+        """Return a few numbers that tell one pre-trained model's features from another's: means of channels."""
+        return {stage: [(pooled(maps)[0, :16] * self.scales[stage]).tolist() for maps in every]
+                for stage, every in self.maps.items()}
+
+    def compare(self, model: BaseModel) -> dict[str, float]:
+        """Return how far a model's features are from the pre-trained ones: by ``stage4/cosine_similarity`` and so on.
+
+        Cosine similarity and L2 distance are means over images of the pooled features, as in the paper's Figure 1;
+        ``pixel_cosine_similarity`` is that over all positions, and ``cka`` linear CKA over up to 1,024 of them.
+        """
+        sums: dict[str, float] = {}
+        moments: dict[int, list[CrossMoments]] = {}
+        for number in range(len(self.images)):
+            for stage, maps in self._features(model, number).items():
+                scale = self.scales[stage]
+                before, after = self.maps[stage][number].float(), _small(maps, scale).float()
+                whole = feature_distortion(pooled(before), pooled(after))
+                values = {'cosine_similarity': float(whole.cosine_similarity),
+                          'l2_distance': float(whole.l2_distance) * scale,
+                          'pixel_cosine_similarity': float(feature_distortion(before, after).cosine_similarity.mean())}
+                for name, value in values.items():
+                    key = f'stage{stage}/{name}'
+                    sums[key] = sums.get(key, 0.0) + value / len(self.images)
+                self._add_positions(moments.setdefault(stage, []), before, after)
+        return {**sums, **{f'stage{stage}/cka': linear_cka(*three) for stage, three in moments.items()}}
+
+    def _add_positions(self, moments: list[CrossMoments], before: Tensor, after: Tensor) -> None:
+        step = max(1, before[0, 0].numel() * len(self.images) // POSITIONS)
+        x, y = (maps[0].flatten(1)[:, ::step].T for maps in (before, after))
+        moments[:] = moments or [CrossMoments(x.shape[1]) for _ in range(3)]
+        for sums, (a, b) in zip(moments, ((x, y), (x, x), (y, y)), strict=True):
+            sums.add(a, b)
+
+
+def _small(maps: Tensor, scale: float) -> Tensor:
+    """Round to half precision, the later features like the reference, so that rounding is no distortion."""
+    return (maps / scale).half()

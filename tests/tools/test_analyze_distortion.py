@@ -1,0 +1,287 @@
+"""The analysis of real runs: its numbers against an own computation, its properties, and what it refuses."""
+
+import math
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distortion_case import IMAGES, DistortionCase, rows
+
+# isort: split
+import analyze_distortion
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, MODELS
+
+from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def case(tmp_path_factory):
+    return DistortionCase(tmp_path_factory.mktemp('distortion'))
+
+
+@pytest.fixture
+def analyse(case, tmp_path, capsys):
+    """Run the command in this process; return where it wrote and what it said."""
+
+    def run(*words, config=None, code=0):
+        out = tmp_path / f'out{len(list(tmp_path.iterdir()))}'
+        fast = [] if '--formats' in words else ['--formats', 'png']
+        result = analyze_distortion.main([str(config or case.config), *map(str, words), '--out', str(out), '--workers',
+                                          '0', *fast])
+        said = capsys.readouterr()
+        assert result == code, said.err
+        return out, said.out + said.err
+
+    return run
+
+
+def features(case, checkpoint):
+    """Stage 4 of every validation image by plain PyTorch: a list of (C, H, W) in float64."""
+    cfg = Config.fromfile(case.config)
+    init_default_scope('mmseg')
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    model.eval()
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    maps, labels = [], []
+    with torch.no_grad():
+        for i in range(len(dataset)):
+            data = model.data_preprocessor(pseudo_collate([dataset[i]]), False)
+            maps.append(model.backbone(data['inputs'])[3][0].double().numpy())
+            labels.append(data['data_samples'][0].gt_sem_seg.data[0].numpy())
+    return maps, labels, dataset
+
+
+def test_all_numbers_equal_an_own_computation(case, analyse):
+    out, said = analyse(f'FT={case.folder / "ft"}', f'DAFT={case.checkpoint("daft")}', '--formats', 'png', 'pdf', 'svg')
+    assert 'Feature distortion' in said and 'report.html' in said and len(said.splitlines()) < 60
+    numbers = out / 'numbers.csv'
+    before, labels, dataset = features(case, case.start)
+    for method in ('ft', 'daft'):
+        after, *_ = features(case, case.checkpoint(method))
+        where = dict(method=method.upper(), stage='4')
+        x, y = (np.stack([m.mean((1, 2)) for m in maps]) for maps in (before, after))
+        cosine = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+        distance = np.sqrt(((x - y) ** 2).sum(1))
+        per_image = rows(numbers, level='image', measure='cosine_similarity', statistic='value', **where)
+        assert [row['image'] for row in per_image] == [Path(dataset.get_data_info(i)['img_path']).name
+                                                       for i in range(IMAGES)]
+        np.testing.assert_allclose([float(row['value']) for row in per_image], cosine, rtol=1e-9)
+        per_image = rows(numbers, level='image', measure='l2_distance', statistic='value', **where)
+        np.testing.assert_allclose([float(row['value']) for row in per_image], distance, rtol=1e-6)
+        median = rows(numbers, level='image', measure='cosine_similarity', statistic='median', **where)
+        assert float(median[0]['value']) == pytest.approx(np.median(cosine), rel=1e-9)
+
+        pixels = [(a * b).sum(0) / np.sqrt((a * a).sum(0) * (b * b).sum(0)) for a, b in zip(before, after)]
+        median = rows(numbers, level='pixel', measure='cosine_similarity', statistic='median', **where)
+        everything = np.sort(np.concatenate([p.ravel() for p in pixels]))
+        middle = everything[[len(everything) // 2 - 1, len(everything) // 2]]
+        assert middle[0] - 0.0005 <= float(median[0]['value']) <= middle[1] + 0.0005
+        counts = rows(numbers, level='pixel', measure='cosine_similarity', statistic='count', **where)
+        assert sum(int(row['value']) for row in counts) == len(everything)
+
+        h, w = pixels[0].shape
+        middles = [np.ix_(np.floor((np.arange(h) + 0.5) * m.shape[0] / h).astype(int),
+                          np.floor((np.arange(w) + 0.5) * m.shape[1] / w).astype(int)) for m in labels]
+        for number, name in enumerate(dataset.metainfo['classes']):
+            inside = [p[m[middle] == number] for p, m, middle in zip(pixels, labels, middles)]
+            found = rows(numbers, level='class', measure='image_mean_cosine_similarity', statistic='value',
+                         **{'class': name}, **where)
+            np.testing.assert_allclose([float(row['value']) for row in found], [p.mean() for p in inside if len(p)],
+                                       rtol=1e-9)
+        xc, yc = x - x.mean(0), y - y.mean(0)
+        cka = np.linalg.norm(xc.T @ yc) ** 2 / np.linalg.norm(xc.T @ xc) / np.linalg.norm(yc.T @ yc)
+        assert float(rows(numbers, measure='cka', **where)[0]['value']) == pytest.approx(cka, rel=1e-6)
+
+    check_equation_6(case, numbers)
+    figures = {path.name for path in (out / 'figures').iterdir()}
+    names = {name.rsplit('.', 1)[0] for name in figures}
+    assert figures == {f'{name}.{suffix}' for name in names for suffix in ('png', 'pdf', 'svg')}
+    assert names == {'figure_1_images', 'figure_1_pixels', 'figure_2_parameters', 'bn_drift', 'cka', 'classes',
+                     'sheet_ft_least', 'sheet_ft_most', 'sheet_daft_least', 'sheet_daft_most'}
+    text = (out / 'report.html').read_text()
+    assert text.count('<img src="data:image/') == len(names) and 'http' not in text.replace('http://www.w3.org', '')
+
+
+def check_equation_6(case, numbers):
+    """FT against the start; DAFT against the converted start, in the order of the network."""
+    start = torch.load(case.start, weights_only=False)['state_dict']
+    for method in ('ft', 'daft'):
+        content = torch.load(case.checkpoint(method), weights_only=False)
+        kept = content['message_hub']['runtime_info'].get(CONVERTED, {})
+        assert bool(kept) == (method == 'daft')
+        w = {**start, **kept}
+        for kind, tensor in (('conv_weight', 'weight'), ('bn_weight', 'weight'), ('bn_bias', 'bias'),
+                             ('bn_mean', 'running_mean'), ('bn_variance', 'running_var')):
+            found = rows(numbers, measure=f'relative_change_{kind}', method=method.upper())
+            assert len(found) == 20
+            for row in found:
+                name = f'{row["layer"]}.{tensor}'
+                a, b = w[name].double().numpy(), content['state_dict'][name].double().numpy()
+                assert float(row['value']) == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-9)
+
+
+def test_a_model_that_did_not_change_is_undistorted_to_the_last_digit(case, analyse):
+    out, _ = analyse(f'FT={case.start}', '--no-sheets')
+    summary = {(row['level'], row['measure']): float(row['value']) for row in rows(out / 'numbers.csv', stage='2')
+               if row['statistic'] in ('median', 'value') and not row['image']}
+    assert summary['image', 'cosine_similarity'] == summary['pixel', 'cosine_similarity'] == 1
+    assert summary['image', 'l2_distance'] == summary['pixel', 'l2_distance'] == 0
+    assert summary['stage', 'cka'] == pytest.approx(1, abs=1e-9)
+    assert summary['stage', 'debiased_cka'] == pytest.approx(1, abs=1e-6)
+    changes = [float(row['value']) for row in rows(out / 'numbers.csv', level='layer')]
+    assert len(changes) == 5 * 20 + 2 * 20 and set(changes) == {0}
+
+
+def test_a_converted_but_untrained_model_has_no_distortion_though_its_tensors_differ(case, analyse):
+    start = torch.load(case.start, weights_only=False)['state_dict']
+
+    def untrain(content):
+        kept = content['message_hub']['runtime_info'][CONVERTED]
+        assert min(float((kept[n] - start[n]).norm() / start[n].norm()) for n in kept if 'running' in n) > 0.01
+        content['state_dict'].update({**{n: start[n] for n in start if n.startswith('backbone')}, **kept})
+
+    out, _ = analyse(f'DAFT={case.changed("untrained.pth", case.checkpoint("daft"), untrain)}', '--no-sheets')
+    numbers = out / 'numbers.csv'
+    for row in rows(numbers, level='image', measure='cosine_similarity', statistic='value'):
+        assert float(row['value']) > 1 - 1e-6
+    for stage in '1234':
+        found = rows(numbers, measure='l2_distance', statistic='value', stage=stage)
+        assert found and max(float(row['value']) for row in found) < 1e-3
+        assert float(rows(numbers, measure='cka', stage=stage)[0]['value']) == pytest.approx(1, abs=1e-4)
+    assert {float(row['value']) for row in rows(numbers, level='layer')} == {0}
+
+
+def values(path):
+    """All rows of a tidy file but bins, whose edges a rounding may cross."""
+    return {tuple(v for k, v in row.items() if k != 'value'): float(row['value'])
+            for row in rows(path) if row['statistic'] != 'count'}
+
+
+def test_neither_batches_nor_processes_matter(case, analyse, tmp_path):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '1', '4']
+    one, _ = analyse(*words, '--no-sheets')
+    batched, _ = analyse(*words, '--no-sheets', '--batch-size', '4')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_addr', '127.0.0.1',
+         '--master_port', str(port), str(ROOT / 'tools' / 'analyze_distortion.py'), str(case.config), *words,
+         '--launcher', 'pytorch', '--out', str(tmp_path / 'two'), '--formats', 'png'],
+        capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('Report:') == 1 and (tmp_path / 'two' / 'report.html').is_file()
+    reference = values(one / 'numbers.csv')
+    for other in (batched, tmp_path / 'two'):
+        mine = values(other / 'numbers.csv')
+        assert list(mine) == list(reference)
+        for key, value in mine.items():
+            # Values that lie on the edge of a bin may fall on either side of it.
+            tolerance = dict(abs=5e-4, rel=0.01) if key[0] in ('pixel', 'class') else dict(rel=1e-5, abs=1e-6)
+            assert value == pytest.approx(reference[key], nan_ok=True, **tolerance), key
+
+
+def test_amp_moves_the_numbers_little_and_is_noted(case, analyse):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--no-sheets']
+    full, half = (analyse(*words, *more)[0] / 'numbers.csv' for more in ((), ('--amp',)))
+    a, b = (float(rows(path, level='image', statistic='median', measure='cosine_similarity')[0]['value'])
+            for path in (full, half))
+    assert a != b and a == pytest.approx(b, abs=0.02)
+    assert 'half precision' in (half.parent / 'report.html').read_text()
+
+
+def test_without_ground_truth_the_other_figures_are_drawn(case, analyse, tmp_path):
+    shutil.copytree(case.root, tmp_path / 'data' / 'target')
+    shutil.rmtree(tmp_path / 'data' / 'target' / 'SegmentationClass')
+    out, _ = analyse(f'FT={case.checkpoint("ft")}', '--cfg-options',
+                     f'test_dataloader.dataset.data_root={tmp_path / "data" / "target"}')
+    names = {path.stem for path in (out / 'figures').iterdir()}
+    assert {'figure_1_images', 'figure_1_pixels', 'sheet_ft_least', 'sheet_ft_most'} <= names
+    assert 'classes' not in names and not rows(out / 'numbers.csv', level='class')
+    assert 'without ground truth' in (out / 'report.html').read_text()
+
+
+def test_one_image_has_no_intervals(case, analyse):
+    out, said = analyse(f'FT={case.checkpoint("ft")}', '--images', '1')
+    assert '1 image say nothing of the spread' in said.replace('\n', ' ')
+    for row in rows(out / 'numbers.csv', statistic='interval_low'):
+        assert math.isnan(float(row['value']))
+    assert math.isnan(float(rows(out / 'numbers.csv', measure='cka')[0]['value']))
+
+
+def test_a_converted_run_without_its_tensors_is_compared_by_its_convolutions_or_converted_again(case, analyse):
+    older = case.changed('older.pth', case.checkpoint('daft'),
+                         lambda content: content['message_hub']['runtime_info'].pop(CONVERTED))
+    words = [f'DAFT={older}', '--stages', '4', '--no-sheets']
+    out, said = analyse(*words)
+    assert '--recompute-conversion computes it again' in ' '.join(said.split())
+    kinds = {row['measure'] for row in rows(out / 'numbers.csv', level='layer')}
+    assert kinds == {'relative_change_conv_weight'}
+    assert 'so what its BN layers began with is unknown' in (out / 'report.html').read_text()
+
+    again, said = analyse(*words, '--recompute-conversion')
+    assert 'computed again from its data' in ' '.join(said.split())
+    kept, _ = analyse(f'DAFT={case.checkpoint("daft")}', '--stages', '4', '--no-sheets')
+    for a, b in zip(rows(again / 'numbers.csv', level='layer'), rows(kept / 'numbers.csv', level='layer')):
+        assert a['layer'] == b['layer'] and float(a['value']) == pytest.approx(float(b['value']), rel=1e-4, abs=1e-7)
+
+    def forge(content):
+        facts = content['message_hub']['runtime_info']
+        del facts[CONVERTED]
+        facts[RECORD]['seed'] += 1
+
+    _, said = analyse(f'DAFT={case.changed("forged.pth", case.checkpoint("daft"), forge)}', '--recompute-conversion',
+                      code=1)
+    assert 'is another than the run recorded' in said
+
+
+def test_the_start_of_the_config_and_a_named_one_are_the_same(case, analyse):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--no-sheets']
+    by_config, by_name = analyse(*words)[0], analyse(*words, '--pretrained', case.start)[0]
+    assert values(by_config / 'numbers.csv') == values(by_name / 'numbers.csv')
+
+
+def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
+    def refused(*words, says, config=None):
+        _, said = analyse(*words, config=config, code=1)
+        assert says in said and 'Traceback' not in said
+
+    ft = f'FT={case.checkpoint("ft")}'
+
+    def poison(content):
+        content['state_dict']['backbone.layer2.0.conv1.weight'][0, 0, 0, 0] = math.nan
+
+    def widen(content):
+        state = content['state_dict']
+        state['backbone.layer3.0.conv1.weight'] = torch.zeros(99, 8, 3, 3)
+
+    def other(content):
+        content['message_hub']['runtime_info'][CONVERTED]['backbone.bn1.weight'] *= 1.1
+
+    nan = case.changed('nan.pth', case.checkpoint('ft'), poison)
+    refused(f'FT={nan}', says="'backbone.layer2.0.conv1.weight' holds NaN")
+    wide = case.changed('wide.pth', case.checkpoint('ft'), widen)
+    refused(f'FT={wide}', says='All checkpoints have to be of one arch')
+    changed = case.changed('other.pth', case.checkpoint('daft'), other)
+    refused(f'DAFT={changed}', says='converted from another pre-trained')
+    refused('FT', says="'FT' is not METHOD=RUN")
+    refused(ft, ft, says='comes twice')
+    refused('FT=nowhere', says='nowhere is neither a checkpoint nor a run folder')
+    refused(ft, '--stages', '7', says='The backbone returns the stages 1, 2, 3, 4, not 7')
+    refused(ft, config=tmp_path / 'none.py', says='There is no config')
+    refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2')
+    refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
+    (tmp_path / 'empty.txt').write_text('')
+    refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='is empty')

@@ -1,0 +1,88 @@
+"""The report of real runs, opened in a real browser."""
+
+import shutil
+
+import pytest
+from distortion_case import DistortionCase
+
+# isort: split
+import analyze_distortion
+
+BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+DRIVER = shutil.which('chromedriver')
+FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-dev-shm-usage',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync', '--window-size=1200,1600')
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+    case = DistortionCase(tmp_path_factory.mktemp('report'))
+    assert analyze_distortion.main([
+        str(case.config), f'FT={case.folder / "ft"}', f'DAFT={case.folder / "daft"}', '--out', str(case.folder / 'out'),
+        '--workers', '0', '--formats', 'png', '--stages', '3', '4']) == 0
+    return case.folder / 'out' / 'report.html'
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if not (BROWSER and DRIVER):
+        pytest.skip('No browser here, so the report was NOT opened: apt-get install chromium chromium-driver')
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, f'--user-data-dir={tmp_path / "profile"}'):
+        options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def column(driver, table, number):
+    """The texts of a table's column, from top to bottom."""
+    return driver.execute_script(
+        'return [...document.querySelectorAll("table")[arguments[0]].tBodies[0].rows]'
+        '.map(row => row.cells[arguments[1]].textContent)', table, number)
+
+
+def test_the_report_opens_from_a_file_shows_every_figure_and_sorts(report, browser):
+    browser.get(report.as_uri())
+    images = browser.execute_script(
+        'return [...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.getBoundingClientRect().width])')
+    figures = {path.stem for path in (report.parent / 'figures').iterdir()}
+    assert len(images) == len(figures) == 10
+    for alt, complete, natural, width in images:
+        assert alt and complete and natural > 300 and 100 < width <= 1080
+
+    heads = browser.find_elements('css selector', 'table:first-of-type th button')
+    texts = [head.text for head in heads]
+    cosine = texts.index('cosine similarity, per image')
+    unsorted = column(browser, 0, cosine)
+    numbers = sorted(unsorted, key=lambda text: float(text.split()[0]))
+    assert len(unsorted) == 4
+    heads[cosine].click()
+    assert column(browser, 0, cosine) == numbers
+    heads[cosine].click()
+    assert column(browser, 0, cosine) == numbers[::-1] != numbers
+    heads[0].click()
+    assert column(browser, 0, 0) == ['DAFT', 'DAFT', 'FT', 'FT']
+
+    layers = browser.find_element('css selector', 'nav a[href="#table-5"]')
+    layers.click()
+    assert browser.execute_script('return [...document.querySelectorAll("details")].at(-1).open')
+    change = browser.find_elements('css selector', 'table')[4].find_elements('css selector', 'th button')[-1]
+    browser.execute_script('arguments[0].click()', change)
+    sorted_ = browser.execute_script(
+        'return [...document.querySelectorAll("table")[4].tBodies[0].rows].map(row => row.cells[4].dataset.key)')
+    assert len(sorted_) == 2 * 5 * 20 and [float(v) for v in sorted_] == sorted(map(float, sorted_))
+
+    assert browser.get_log('browser') == []  # neither errors nor warnings
+    requests = [entry['message'] for entry in browser.get_log('performance')
+                if '"Network.requestWillBeSent"' in entry['message']]
+    assert requests and not [r for r in requests if '"url":"http' in r]
+
+
+def test_it_is_still_readable_on_a_narrow_screen(report, browser):
+    browser.set_window_size(500, 900)
+    browser.get(report.as_uri())
+    assert browser.execute_script('return document.documentElement.scrollWidth <= window.innerWidth')

@@ -1,0 +1,140 @@
+"""The images of an analysis: a split of the config's data, each with its number and, if there is one, ground truth."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmseg_daft.analysis.distortion_meter import VOID
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set to look at.
+
+    Attributes:
+        dataset: mmseg's.
+        names: A short name of each image.
+        labelled: Whether there is ground truth.
+        classes: Names of the classes.
+        palette: RGB of each class.
+    """
+
+    dataset: Any
+    names: Sequence[str]
+    labelled: bool
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+
+
+def open_images(cfg: Config, split: str) -> Images:
+    """Open a split with the pipeline of the validation, without ground truth where the files have none.
+
+    Raises:
+        ValueError: The config has no such split, or it is empty.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if not loader:
+        splits = [name for name in ('train', 'val', 'test') if cfg.get(f'{name}_dataloader')]
+        raise ValueError(f'The config has no {split}_dataloader; --split can be {" or ".join(splits)}.')
+    dataset_cfg = copy.deepcopy(loader.dataset)
+    if split == 'train':
+        _set_pipeline(dataset_cfg, (cfg.get('val_dataloader') or cfg.test_dataloader).dataset.pipeline)
+    dataset = DATASETS.build(dataset_cfg)
+    if not len(dataset):
+        raise ValueError(f'{split}_dataloader.dataset is empty. Check its data_root, ann_file, data_prefix, img_suffix '
+                         'and seg_map_suffix.')
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    labelled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
+    if not labelled:
+        _drop_annotations(dataset_cfg)
+        dataset = DATASETS.build(dataset_cfg)
+    paths = [Path(info['img_path']) for info in infos]
+    twice = {name for name, times in Counter(path.name for path in paths).items() if times > 1}
+    names = [f'{path.parent.name}/{path.name}' if path.name in twice else path.name for path in paths]
+    return Images(dataset, names, labelled, tuple(dataset.metainfo.get('classes') or ()),
+                  dataset.metainfo.get('palette') or ())
+
+
+def _parts(dataset_cfg: Any) -> Iterator[Any]:
+    """Yield the config of every data set inside wrappers."""
+    inner = dataset_cfg.get('datasets') or ([dataset_cfg.dataset] if dataset_cfg.get('dataset') else [])
+    for part in inner:
+        yield from _parts(part)
+    if not inner:
+        yield dataset_cfg
+
+
+def _set_pipeline(dataset_cfg: Any, pipeline: Any) -> None:
+    for part in _parts(dataset_cfg):
+        part.pipeline = copy.deepcopy(pipeline)
+
+
+def _drop_annotations(dataset_cfg: Any) -> None:
+    for part in _parts(dataset_cfg):
+        part.pipeline = [step for step in part.pipeline if step['type'] != 'LoadAnnotations']
+
+
+class _Numbered(Dataset):
+    """Samples with their numbers."""
+
+    def __init__(self, dataset: Any, numbers: Sequence[int]) -> None:
+        self.dataset, self.numbers = dataset, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> tuple[int, dict[str, Any]]:
+        return self.numbers[i], self.dataset[self.numbers[i]]
+
+
+def batches(images: Images, numbers: Sequence[int], batch_size: int, workers: int) -> DataLoader:
+    """Return a loader of lists of (number, sample)."""
+    return DataLoader(_Numbered(images.dataset, numbers), batch_size, num_workers=workers, collate_fn=list)
+
+
+def of_one_size(batch: Sequence[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    """Take a batch apart into images of one size each: mmseg stacks no others in a test."""
+    groups: dict[tuple[int, ...], list[tuple[int, Any]]] = defaultdict(list)
+    for number, sample in batch:
+        groups[tuple(sample['inputs'].shape)].append((number, sample))
+    yield from groups.values()
+
+
+def labels_at_positions(samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor:
+    """Return the ground truth at the middle of each position of a map.
+
+    Args:
+        samples: mmseg's data samples; ground truth has the size of the image, before or after resizing.
+        inputs: Height and width of the model's input, which may be padded at its right and bottom.
+        positions: Height and width of the map.
+
+    Returns:
+        Class ids ``(N, *positions)``, ``VOID`` in the padding.
+    """
+    return torch.stack([_shrunk(s.gt_sem_seg.data[0], s.metainfo['img_shape'][:2], inputs, positions) for s in samples])
+
+
+def positions_inside(samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor | None:
+    """Return which positions of a map are the image's, ``(N, *positions)``; ``None`` where nothing was padded."""
+    sizes = [tuple(s.metainfo['img_shape'][:2]) for s in samples]
+    if all(size == inputs for size in sizes):
+        return None
+    return torch.stack([_shrunk(torch.zeros(1, 1), size, inputs, positions) != VOID for size in sizes])
+
+
+def _shrunk(labels: Tensor, size: tuple[int, int], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor:
+    labels = F.interpolate(labels[None, None].float(), size=tuple(size), mode='nearest-exact')
+    labels = F.pad(labels, (0, inputs[1] - size[1], 0, inputs[0] - size[0]), value=VOID)
+    return F.interpolate(labels, size=positions, mode='nearest-exact')[0, 0].long()
