@@ -15,16 +15,18 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmseg_daft', 'mmseg_daft.*']),
-    package_data={'mmseg_daft': ['py.typed']},
+    package_data={'mmseg_daft': ['py.typed', 'analysis/*.j2']},
     python_requires='>=3.10',
     # mmengine, mmcv and mmsegmentation stay out: whoever has them has them under one of several names
     # (mmcv or mmcv-lite, the onedl-* fork), and a second copy would overwrite the first.
-    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'packaging', 'rich', 'safetensors>=0.4'],
+    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'packaging', 'rich', 'safetensors>=0.4', 'jinja2',
+                      'matplotlib'],
     extras_require={
         # ftfy and regex: mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
-        'test': ['pytest', 'hypothesis'],
-        'dev': ['pytest', 'hypothesis', 'ruff', 'pre-commit'],
+        # selenium: drives the browser that opens the report.
+        'test': ['pytest', 'hypothesis', 'selenium'],
+        'dev': ['pytest', 'hypothesis', 'selenium', 'ruff', 'pre-commit'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',
