@@ -64,9 +64,15 @@ class Table:
     long: bool = False
 
     @property
-    def cells(self) -> list[list[tuple[str, object]]]:
-        """Each cell's text and what it is sorted by."""
-        return [[(shown(cell), _key(cell)) for cell in row] for row in self.rows]
+    def cells(self) -> list[list[tuple[str, str, object]]]:
+        """Each cell's text, its interval or '', and what it is sorted by."""
+        return [[(*shown(cell).partition(' [')[::2], _key(cell)) for cell in row] for row in self.rows]
+
+    @property
+    def texts(self) -> list[bool]:
+        """Which columns hold words, to be set left."""
+        return [any(isinstance(row[i], str) and not row[i].isdigit() for row in self.rows)
+                for i in range(len(self.heads))]
 
 
 def write_report(path: Path, title: str, findings: Findings, figures: Sequence[ReportFigure]) -> None:

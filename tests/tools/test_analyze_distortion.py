@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distortion_case import IMAGES, DistortionCase, rows
+from distortion_case import IMAGES, rows
 
 # isort: split
 import analyze_distortion
@@ -24,9 +24,9 @@ from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope='module')
-def case(tmp_path_factory):
-    return DistortionCase(tmp_path_factory.mktemp('distortion'))
+@pytest.fixture
+def case(distortion_case):
+    return distortion_case
 
 
 @pytest.fixture
