@@ -15,7 +15,7 @@ MAY_IMPORT = {
     'engine': {'core', 'engine'},
     'analysis': {'core', 'analysis'},
 }
-FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib'}
+FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}
 
 
 def imports(path):

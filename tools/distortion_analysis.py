@@ -152,6 +152,6 @@ def _describe(
     if options.amp:
         notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
     if len(numbers) < 5:
-        notes.append(f'{len(numbers)} image{"s" * (len(numbers) > 1)} say nothing of the spread: there are no '
-                     'intervals, and CKA is not to be relied on.')
+        notes.append(f'With {len(numbers)} image{"s" * (len(numbers) > 1)} there are no intervals, and CKA is not to '
+                     'be relied on.')
     return notes

@@ -84,10 +84,11 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
     Raises:
         ValueError: Its weights are missing or do not fit.
     """
-    model = build_model(cfg)
     if checkpoint is not None:
         return load_run(cfg, 'before', checkpoint, device)
+    model = build_model(cfg)
     starts = list(pretrained_starts(model))
+    starts = [start for start in starts if not start.name] or starts  # the whole model's goes before its parts'
     if not starts and not cfg.get('load_from'):
         raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
                          'a checkpoint of this model.')

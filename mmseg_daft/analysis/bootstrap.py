@@ -33,6 +33,6 @@ def median_with_interval(values: Sequence[float], level: float = 0.95, seed: int
     if len(data) < 5:
         return Median(value)
     rng = np.random.default_rng(seed)
-    medians = [np.median(data[rng.integers(0, len(data), len(data))]) for _ in range(RESAMPLES)]
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
+    parts = [np.median(data[rng.integers(0, len(data), (100, len(data)))], axis=1) for _ in range(RESAMPLES // 100)]
+    low, high = np.quantile(np.concatenate(parts), [(1 - level) / 2, (1 + level) / 2])
     return Median(value, float(low), float(high))

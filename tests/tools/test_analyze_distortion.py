@@ -188,8 +188,10 @@ def test_neither_batches_nor_processes_matter(case, analyse, tmp_path):
         mine = values(other / 'numbers.csv')
         assert list(mine) == list(reference)
         for key, value in mine.items():
-            # Values that lie on the edge of a bin may fall on either side of it.
-            tolerance = dict(abs=5e-4, rel=0.01) if key[0] in ('pixel', 'class') else dict(rel=1e-5, abs=1e-6)
+            # Convolutions round otherwise in a batch. Values on the edge of a bin fall on either side of it then; and CKA
+            # is of the differences between images, of which there are hardly any between these, all noise.
+            tolerance = {'pixel': dict(abs=5e-4, rel=0.01), 'class': dict(abs=5e-4, rel=0.01), 'stage': dict(abs=2e-3)}
+            tolerance = tolerance.get(key[0], dict(rel=1e-5, abs=1e-6))
             assert value == pytest.approx(reference[key], nan_ok=True, **tolerance), key
 
 
@@ -215,7 +217,7 @@ def test_without_ground_truth_the_other_figures_are_drawn(case, analyse, tmp_pat
 
 def test_one_image_has_no_intervals(case, analyse):
     out, said = analyse(f'FT={case.checkpoint("ft")}', '--images', '1')
-    assert '1 image say nothing of the spread' in said.replace('\n', ' ')
+    assert 'With 1 image there are no intervals' in ' '.join(said.split())
     for row in rows(out / 'numbers.csv', statistic='interval_low'):
         assert math.isnan(float(row['value']))
     assert math.isnan(float(rows(out / 'numbers.csv', measure='cka')[0]['value']))
@@ -284,4 +286,4 @@ def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2')
     refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
     (tmp_path / 'empty.txt').write_text('')
-    refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='is empty')
+    refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='found no image')
