@@ -188,8 +188,8 @@ def test_neither_batches_nor_processes_matter(case, analyse, tmp_path):
         mine = values(other / 'numbers.csv')
         assert list(mine) == list(reference)
         for key, value in mine.items():
-            # Convolutions round otherwise in a batch. Values on the edge of a bin fall on either side of it then; and CKA
-            # is of the differences between images, of which there are hardly any between these, all noise.
+            # Convolutions round otherwise in a batch. Values on the edge of a bin fall on either side of it then; and
+            # CKA is of the differences between images, of which there are hardly any between these, all noise.
             tolerance = {'pixel': dict(abs=5e-4, rel=0.01), 'class': dict(abs=5e-4, rel=0.01), 'stage': dict(abs=2e-3)}
             tolerance = tolerance.get(key[0], dict(rel=1e-5, abs=1e-6))
             assert value == pytest.approx(reference[key], nan_ok=True, **tolerance), key
