@@ -48,7 +48,7 @@ def draw_drift(findings: Findings) -> Figure:
     axes = figure.subplots(2, 1)
     looks = styles(findings.methods)
     for axis, measure, label in zip(axes, ('mean', 'log_variance'),
-                                    ('mean moved by (std. dev.)', '|ln variance ratio|'), strict=True):
+                                    ('mean shift (std. dev.)', '|ln variance ratio|'), strict=True):
         draw_layers(axis, {method: {layer: getattr(drift, measure) for layer, drift in change.drift.items()}
                            for method, change in findings.changes.items() if change.drift}, looks, log=True)
         axis.set_ylabel(label)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -83,7 +83,8 @@ def choose(images: Sequence[ImageDistortion], classes: int, most: bool, without_
 
 
 def draw_sheet(
-    scenes: Sequence[Scene], classes: Sequence[str], palette: Sequence[Sequence[int]], title: str, heat_top: float,
+    scenes: Sequence[Scene], classes: Sequence[str], palette: Sequence[Sequence[int]], title: str,
+    heat_range: tuple[float, float],
 ) -> Figure:
     """Draw a sheet.
 
@@ -92,11 +93,13 @@ def draw_sheet(
         classes: Names of the classes, for the legend.
         palette: RGB of each class, 0 to 255.
         title: One line above all.
-        heat_top: Where the heat map's scale ends: the same for all sheets that are to be compared.
+        heat_range: Where the heat map's logarithmic scale begins and ends: the same for all sheets that are to be
+            compared. What lies beyond is drawn like the ends.
     """
     ratio = scenes[0].image.shape[0] / scenes[0].image.shape[1]
     columns = 2 + len(scenes[0].predictions) + (scenes[0].truth is not None)
     width = 1.75
+    scale = LogNorm(*heat_range)
     figure = new_figure(0.9 + width * columns, 1.15 + (width * ratio + 0.06) * len(scenes))
     figure.suptitle(title, fontsize=10.5, fontweight='bold')
     axes = figure.subplots(len(scenes), columns, squeeze=False)
@@ -105,11 +108,12 @@ def draw_sheet(
         draw_row(row[:-1], scene, colours, scene is scenes[0])
         row[-1].imshow(scene.image.mean(2), cmap='gray', interpolation='bilinear')
         extent = (-0.5, scene.image.shape[1] - 0.5, scene.image.shape[0] - 0.5, -0.5)
-        row[-1].imshow(scene.heat, cmap=HEAT, vmin=0, vmax=heat_top, alpha=0.75, extent=extent, interpolation='nearest')
+        row[-1].imshow(scene.heat.clip(*heat_range), cmap=HEAT, norm=scale, alpha=0.75, extent=extent,
+                       interpolation='nearest')
         row[-1].set(xticks=[], yticks=[])
         row[0].set_ylabel(scene.title, fontsize=7.5)
     axes[0, -1].set_title('distortion')
-    bar = figure.colorbar(ScalarMappable(Normalize(0, heat_top), HEAT), ax=axes, location='right', shrink=0.5,
+    bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=axes, location='right', shrink=0.5,
                           aspect=30, pad=0.01)
     bar.set_label('1 - cosine similarity', fontsize=8)
     if len(classes) == len(palette) and (scenes[0].truth is not None or scenes[0].predictions):

@@ -57,8 +57,7 @@ def report_figures(findings: Findings, sheets: Sheets, palette: Sequence[Sequenc
             yield ReportFigure(
                 'classes', 'Distortion by class', 'By the ground truth at each position of the map.',
                 draw_classes(findings, stage))
-        scenes = [scene for rows in sheets.values() for scene in rows]
-        top = max(1e-6, max((float(np.quantile(scene.heat, 0.99)) for scene in scenes), default=0))
+        heat_range = _heat_range([scene for rows in sheets.values() for scene in rows])
         for (method, most), rows in sheets.items():
             if rows:
                 which, numbers = ('most', '7, 9') if most else ('least', '6, 8')
@@ -68,8 +67,17 @@ def report_figures(findings: Findings, sheets: Sheets, palette: Sequence[Sequenc
                     f'sheet_{slug(method)}_{which}', f'{title} (as Figures {numbers})',
                     (f'For each class the image whose pixels of the class (outlined) are {which} distorted on average. '
                      if by_class else 'Without ground truth: by the cosine similarity of whole images. ')
-                    + f'Right: 1 - cosine similarity at each position of stage {stage}, one scale on all sheets.',
-                    draw_sheet(rows, findings.classes, palette, title, top), photographs=True)
+                    + f'Right: 1 - cosine similarity at each position of stage {stage}, on one logarithmic '
+                    'scale for all sheets.',
+                    draw_sheet(rows, findings.classes, palette, title, heat_range), photographs=True)
+
+
+def _heat_range(scenes: Sequence[Scene]) -> tuple[float, float]:
+    """From the least to the most distorted positions of all sheets, over three powers of ten at most."""
+    top = max((float(np.quantile(scene.heat, 0.99)) for scene in scenes), default=0.0)
+    low = min((float(np.quantile(scene.heat, 0.01)) for scene in scenes), default=0.0)
+    top = max(top, 1e-6)
+    return min(max(low, top / 1000), top / 2), top
 
 
 def slug(name: str) -> str:
