@@ -1,4 +1,8 @@
-"""Run a script of the installed mmseg as it is; on machines without a GPU also as several processes."""
+"""Run a script of the installed mmseg as it is; on machines without a GPU also as several processes.
+
+Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables first (``slurm_ranks.py``): two jobs on
+one node would otherwise meet at MMEngine's fixed port, 29500.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,19 @@ import gc
 import importlib.util
 import os
 import runpy
+import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
+# A signal that comes while this process starts waits until CheckpointOnSignalHook handles it, instead of ending it.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
 
-# What `--launcher pytorch` needs besides where there is no GPU.
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from slurm_ranks import slurm_ranks  # noqa: E402
+
+# What several processes need besides where there is no GPU.
 CPU_OPTIONS = ['model_wrapper_cfg.type=CPUDistributedDataParallel']
 
 
@@ -32,7 +42,10 @@ def script_path(name: str) -> Path:
 def run(name: str) -> None:
     """Run mmseg's ``tools/NAME`` with this process's arguments."""
     sys.argv[0] = script = str(script_path(name))
-    own_group = _asks_for_launcher(sys.argv) and not torch.cuda.is_available()
+    launcher = _launcher(sys.argv)
+    if launcher == 'slurm':
+        os.environ.update(slurm_ranks(os.environ))
+    own_group = launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
     if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.
         for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
@@ -41,14 +54,25 @@ def run(name: str) -> None:
                                  f'torchrun --nproc_per_node 2 tools/{name} CONFIG --launcher pytorch')
         dist.init_process_group('gloo')
         sys.argv += ['--cfg-options', *CPU_OPTIONS]
-    runpy.run_path(script, run_name='__main__')
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except SystemExit as stop:
+        if own_group and stop.code:  # the frames of a run that ended early hold its group
+            stop.__traceback__ = None
+            _leave_group()
+        raise
     if own_group:
-        # A group whose threads still run aborts the interpreter's exit, now and then. They run until the last
-        # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
-        gc.collect()
-        dist.destroy_process_group()
+        _leave_group()
 
 
-def _asks_for_launcher(argv: list[str]) -> bool:
-    joined = ' '.join(argv[1:]).replace('--launcher=', '--launcher ')
-    return '--launcher ' in joined and '--launcher none' not in joined
+def _leave_group() -> None:
+    # A group whose threads still run aborts the interpreter's exit, now and then. They run until the last
+    # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def _launcher(argv: list[str]) -> str:
+    """Return the value of ``--launcher``, 'none' without one."""
+    words = ' '.join(argv[1:]).replace('--launcher=', '--launcher ').split()
+    return next((after for word, after in pairwise(words) if word == '--launcher'), 'none')

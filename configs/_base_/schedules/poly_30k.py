@@ -20,4 +20,6 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     pretrained=dict(type='PretrainedWeightsHook'),
-    batch=dict(type='EffectiveBatchHook', images=16))
+    batch=dict(type='EffectiveBatchHook', images=16),
+    divergence=dict(type='DivergenceHook'),
+    on_signal=dict(type='CheckpointOnSignalHook'))

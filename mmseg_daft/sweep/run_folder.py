@@ -1,0 +1,162 @@
+"""A run's folder: its files, each written whole or not at all, tell all that happened to it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg_daft.sweep.decision import Seen
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write JSON, or a text, such that a reader or a crash meets the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}')
+    part.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    """Return a file's content, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+
+
+class RunFolder:
+    """The folder of one run.
+
+    ========================  ===============================================================
+    ``run.json``              what the run is: method, stage, rates, seed, commands
+    ``job.json``              the job that was submitted last
+    ``attempts/0001.json``    each start: when, where, by which job, and how it ended
+    ``result.json``           the result; where this is, the run is never started again
+    ``lock``                  held by the process that trains
+    ``train/``                MMEngine's work directory
+    ``log.txt``               what the training printed
+    ========================  ===============================================================
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.work_dir = path / 'train'
+        self.log = path / 'log.txt'
+
+    def describe(self, content: dict[str, Any]) -> None:
+        """Write ``run.json``, unless it says the same already.
+
+        Raises:
+            ValueError: The folder is that of another run.
+        """
+        content = json.loads(json.dumps(content))
+        before = read_json(self.path / 'run.json')
+        if before is None:
+            write_whole(self.path / 'run.json', content)
+        elif before != content:
+            differs = sorted(key for key in {*before, *content} if before.get(key) != content.get(key))
+            raise ValueError(f'{self.path} holds another run: it differs in {", ".join(differs)}. '
+                             'Plan into another folder.')
+
+    def description(self) -> dict[str, Any]:
+        """Return what the run is."""
+        return read_json(self.path / 'run.json')
+
+    def submitted(self, job: str, executor: str) -> None:
+        """Note the job that is to train this run."""
+        write_whole(self.path / 'job.json', dict(job=job, executor=executor, time=time.time()))
+
+    def job(self) -> str | None:
+        """Return the job that was submitted last."""
+        note = read_json(self.path / 'job.json')
+        return note['job'] if note else None
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result."""
+        return read_json(self.path / 'result.json')
+
+    def write_result(self, content: dict[str, Any]) -> None:
+        """Write the result: the run has ended."""
+        write_whole(self.path / 'result.json', content)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Return the starts, in order."""
+        return [read_json(path) for path in sorted((self.path / 'attempts').glob('[0-9]*.json'))]
+
+    def begin_attempt(self, job: str, iteration: int) -> Path:
+        """Note a start, from an iteration; return the note's path for ``end_attempt``."""
+        path = self.path / 'attempts' / f'{len(self.attempts()) + 1:04d}.json'
+        write_whole(path, dict(started=time.time(), host=socket.gethostname(), pid=os.getpid(), job=job,
+                               iteration=iteration, outcome=None))
+        return path
+
+    @staticmethod
+    def end_attempt(path: Path, outcome: str, **more: Any) -> None:
+        """Note how a start ended: ``'done'``, ``'diverged'``, ``'failed'`` or ``'stopped'`` (to be resumed)."""
+        write_whole(path, {**read_json(path), 'ended': time.time(), 'outcome': outcome, **more})
+
+    def lock(self, seconds: float = 2) -> int | None:
+        """Take the lock and return its file descriptor, or None where another process holds it.
+
+        Whoever trains inherits the descriptor, and the lock is free when the last of them has ended, however.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / 'lock', os.O_RDWR | os.O_CREAT)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:  # longer than a look by is_locked takes
+                    os.close(descriptor)
+                    return None
+                time.sleep(0.05)
+            else:
+                return descriptor
+
+    def is_locked(self) -> bool:
+        """Return whether a process trains this run, on any machine whose file system shares locks."""
+        try:
+            descriptor = os.open(self.path / 'lock', os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def seen(self, in_queue: bool = False) -> Seen:
+        """Return what ``decide`` wants to know."""
+        result = self.result()
+        if result is not None:
+            return Seen(value=result['value'], diverged=result['diverged'])
+        active = in_queue or self.is_locked()
+        return Seen(failures=count_failures(self.attempts(), active), active=active)
+
+
+def count_failures(attempts: Sequence[dict[str, Any]], active: bool) -> int:
+    """Return how many starts failed.
+
+    A start that vanished without a word (node failure, kill) counts, unless it is the one under way or it got
+    further than where it began. Where Slurm restarted the very job, it had not failed: it was preempted.
+    """
+    failures = 0
+    for i, attempt in enumerate(attempts):
+        later = attempts[i + 1] if i + 1 < len(attempts) else None
+        if later is not None and later['job'] == attempt['job']:
+            continue
+        if attempt['outcome'] == 'failed':
+            failures += 1
+        elif attempt['outcome'] is None:
+            going_on = active if later is None else later['iteration'] > attempt['iteration']
+            failures += not going_on
+    return failures

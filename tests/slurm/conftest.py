@@ -1,0 +1,51 @@
+"""The cluster, and a small run whose result does not depend on being interrupted."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from pretrained_files import write_start
+from slurm_cluster import SlurmCluster, missing_programs
+from small_runs import small
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='session')
+def cluster():
+    if missing_programs():
+        pytest.skip(f'No Slurm here ({", ".join(missing_programs())} missing): apt install slurm-wlm munge')
+    with tempfile.TemporaryDirectory(prefix='slurm.') as folder, SlurmCluster(Path(folder) / 'c') as running:
+        # PYTHON: the scripts' interpreter. The second path is for the hook that slows iterations down.
+        running.env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', DEVICE='gpu', PYTHONUNBUFFERED='1')
+        running.env['PYTHONPATH'] = os.pathsep.join([str(ROOT), str(ROOT / 'tests' / 'support')])
+        yield running
+
+
+@pytest.fixture(scope='session')
+def config(tmp_path_factory, shapes_root):
+    """DAFT on shapes, 12 iterations, without anything random but the order of the data.
+
+    MMEngine's checkpoints hold no random state, so augmentation and dropout would differ after a resume. The
+    conversion is in it: a resumed run must not convert again.
+    """
+    folder = tmp_path_factory.mktemp('run')
+    cfg = small('daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py', folder / 'unused', shapes_root,
+                iters=12)
+    cfg.train_dataloader.dataset.pipeline = [
+        t for t in cfg.train_dataloader.dataset.pipeline if not t['type'].startswith('Random')]
+    cfg.train_dataloader.update(num_workers=1, batch_size=2)
+    cfg.model.data_preprocessor.size = (60, 80)
+    cfg.model.decode_head.dropout_ratio = 0
+    cfg.default_hooks.checkpoint.interval = 1
+    cfg.custom_imports.imports.append('slow_iterations')
+    cfg.custom_hooks.append(dict(type='SlowIterationsHook'))
+    write_start(cfg, folder)
+    for key in ('experiment_name', 'work_dir'):
+        cfg.pop(key)
+    cfg.dump(folder / 'small.py')
+    Config.fromfile(folder / 'small.py', import_custom_modules=False)
+    return folder / 'small.py'

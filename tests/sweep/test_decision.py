@@ -1,0 +1,113 @@
+"""Single decisions of a sweep, and the paper's grids, read out of its text by hand."""
+
+import pytest
+
+from mmseg_daft.sweep.decision import Seen, decide
+from mmseg_daft.sweep.protocol import Protocol, Step, protocols
+from mmseg_daft.sweep.run import Run
+from mmseg_daft.sweep.run_folder import count_failures
+from mmseg_daft.sweep.sweep import Sweep
+
+DAFT = Protocol((Step(('backbone_lr',), (0.1, 0.01)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0})
+SWEEP = Sweep({'daft': DAFT}, report_seeds=(0, 1))
+
+
+def run(stage, backbone, head, seed=0):
+    return Run('daft', stage, backbone, head, seed).name
+
+
+def test_the_grids_are_the_paper_s():
+    """Supplement, "Hyperparameter Details"."""
+    known = protocols()
+    assert known['ft'].steps == (Step(('backbone_lr', 'head_lr'), (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)),)
+    assert known['lpft'].steps[0].grid == (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7)
+    assert protocols('clip')['lpft'] == known['lpft']
+    assert protocols('swav')['lpft'].steps[0].grid == (0.01, 0.003, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+    assert known['daft'].steps == (
+        Step(('backbone_lr',), (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)),
+        Step(('head_lr',), (10.0, 3.0, 0.3, 0.1)))
+    assert known['daft'].fixed == {'head_lr': 1.0}
+
+
+def test_daft_is_10_and_4_runs():
+    decision = decide(Sweep({'daft': protocols()['daft']}), {})
+    assert [r.backbone_lr for r in decision.start] == [0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6]
+    assert {r.head_lr for r in decision.start} == {1.0} and decision.to_come == 4 + 3
+
+
+def test_the_second_step_competes_with_the_first_s_winner():
+    seen = {run('step1', 0.1, 1): Seen(40.0), run('step1', 0.01, 1): Seen(50.0),
+            run('step2', 0.01, 10): Seen(45.0), run('step2', 0.01, 0.1): Seen(49.0)}
+    decision = decide(SWEEP, seen)
+    assert decision.winners['daft', 'step2'].rates == (0.01, 1.0)
+    assert [r.name for r in decision.start] == [run('report', 0.01, 1, seed) for seed in (0, 1)]
+    assert not decision.complete
+
+
+def test_a_diverged_rate_loses_and_counts_as_a_result():
+    seen = {run('step1', 0.1, 1): Seen(diverged=True), run('step1', 0.01, 1): Seen(1.0)}
+    decision = decide(SWEEP, seen)
+    assert decision.winners['daft', 'step1'].rates == (0.01, 1.0) and not decision.blocked
+    seen[run('step1', 0.01, 1)] = Seen(diverged=True)
+    assert 'every rate diverged' in decide(SWEEP, seen).blocked['daft']
+
+
+def test_a_rate_that_diverges_with_one_of_its_seeds_loses():
+    sweep = Sweep({'daft': DAFT}, select_seeds=(0, 1))
+    seen = {run('step1', 0.1, 1, 0): Seen(99.0), run('step1', 0.1, 1, 1): Seen(diverged=True),
+            run('step1', 0.01, 1, 0): Seen(10.0), run('step1', 0.01, 1, 1): Seen(20.0)}
+    decision = decide(sweep, seen)
+    assert decision.winners['daft', 'step1'].rates == (0.01, 1.0) and decision.scores['daft', 'step1'] == 15
+
+
+def test_a_run_that_failed_too_often_blocks_and_is_named_unless_it_is_accepted():
+    seen = {run('step1', 0.1, 1): Seen(failures=3), run('step1', 0.01, 1): Seen(1.0)}
+    decision = decide(SWEEP, seen)
+    assert run('step1', 0.1, 1) in decision.blocked['daft'] and not decision.start and not decision.complete
+    decision = decide(SWEEP, seen, accept_missing=True)
+    assert not decision.blocked and {r.stage for r in decision.start} == {'step2'}
+    assert run('step1', 0.1, 1) in {r.name for r in decide(SWEEP, seen, max_failures=3).start}
+
+
+def test_what_is_active_is_not_started_again():
+    decision = decide(SWEEP, {run('step1', 0.1, 1): Seen(active=True, failures=1)})
+    assert [r.name for r in decision.start] == [run('step1', 0.01, 1)]
+
+
+def test_lpft_waits_for_the_model_of_lp_with_the_same_seed():
+    lp = Protocol((Step(('head_lr',), (1.0,)),), {'backbone_lr': 0.0})
+    lpft = Protocol((Step(('backbone_lr', 'head_lr'), (1e-4,)),), starts_from='lp')
+    sweep = Sweep({'lpft': lpft, 'lp': lp}, report_seeds=(0, 1))
+    assert {r.method for r in decide(sweep, {}).start} == {'lp'}
+    seen = {Run('lp', 'step1', 0, 1, 0).name: Seen(5.0)}
+    first = next(r for r in decide(sweep, seen).start if r.method == 'lpft')
+    assert first.start == Run('lp', 'step1', 0, 1, 0)
+    seen.update({first.name: Seen(6.0), Run('lp', 'report', 0, 1, 0).name: Seen(5.0)})
+    assert not [r for r in decide(sweep, seen).start if r.method == 'lpft']
+    seen[Run('lp', 'report', 0, 1, 1).name] = Seen(5.5)
+    assert [r.start.name for r in decide(sweep, seen).start] == [Run('lp', 'report', 0, 1, seed).name for seed in (0, 1)]
+    with pytest.raises(ValueError, match='name a config for lp'):
+        Sweep({'lpft': lpft})
+
+
+def test_a_sweep_survives_its_file():
+    sweep = Sweep(protocols('swav'), (0, 1), (3, 4, 5), iterations=7)
+    assert Sweep.from_json(sweep.to_json()) == sweep
+
+
+def attempt(outcome, job='1', iteration=0):
+    return dict(outcome=outcome, job=job, iteration=iteration)
+
+
+@pytest.mark.parametrize(('attempts', 'active', 'failures'), [
+    ([], False, 0),
+    ([attempt('failed')], False, 1),
+    ([attempt(None)], True, 0),   # it is running
+    ([attempt(None)], False, 1),  # its node died
+    ([attempt('stopped')], False, 0),
+    ([attempt(None, '1'), attempt(None, '1')], True, 0),      # Slurm restarted the job
+    ([attempt('failed', '1'), attempt(None, '1')], True, 0),  # what fails while Slurm ends it
+    ([attempt(None, '1', 0), attempt('failed', '2', 500)], False, 1),  # the first got further
+    ([attempt(None, '1', 0), attempt('failed', '2', 0)], False, 2)])
+def test_failures_are_counted_from_the_attempts(attempts, active, failures):
+    assert count_failures(attempts, active) == failures

@@ -1,0 +1,128 @@
+"""Where runs are trained: on a Slurm cluster, or here; by submitit."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmseg_daft import sweep
+from mmseg_daft.sweep.job import TrainJob
+from mmseg_daft.sweep.run_folder import RunFolder
+
+A_WEEK = 7 * 24 * 60
+MOST_RESTARTS = 100
+
+
+@dataclass
+class Executor:
+    """Submits runs and tells which ones are under way.
+
+    Attributes:
+        kind: ``'slurm'``, ``'local'`` (processes here) or ``'debug'`` (in this process, one after the other).
+        folder: For submitit's files.
+        parallel: How many runs at a time.
+        gpus_per_run: Of each run.
+        hours: Slurm's time limit of one job; a longer run is requeued.
+        slurm: More parameters of submitit's ``SlurmExecutor``, such as ``partition``.
+    """
+
+    kind: str
+    folder: Path
+    parallel: int
+    gpus_per_run: int
+    hours: float = 24
+    slurm: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Any] = field(default_factory=dict, init=False)
+    places: list[RunFolder] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            import cloudpickle
+            import submitit
+        except ModuleNotFoundError as error:
+            raise SystemExit(f"{error.name} is not installed: pip install -e '.[sweep]'") from error
+        cloudpickle.register_pickle_by_value(sweep)  # jobs start without importing mmseg
+        self.submitit = submitit
+
+    def in_queue(self) -> set[str] | None:
+        """Return the ids of jobs that run or wait, or None where Slurm does not answer: then nothing is known."""
+        here = {job for job, process in self.jobs.items() if not process.done()}
+        if self.kind != 'slurm':
+            return here
+        command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i %F_%K %T']
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            return None
+        if done.returncode:
+            return None
+        return {job for line in done.stdout.splitlines() for job in line.split()[:2]}
+
+    def free(self, active: int) -> int:
+        """Return how many runs can be submitted now: Slurm has its own queue."""
+        return 1_000 if self.kind == 'slurm' else max(0, self.parallel - active)
+
+    def submit(self, places: Sequence[RunFolder]) -> None:
+        """Submit runs; on Slurm as one array.
+
+        Raises:
+            submitit.core.utils.FailedJobError: Slurm took none of them.
+        """
+        jobs = [TrainJob(place.path) for place in places]
+        if self.kind == 'slurm':
+            self._submit_array(places, jobs)
+        else:
+            for place, job in zip(places, jobs, strict=True):
+                self._submit_here(place, job)
+
+    def interrupt(self) -> None:
+        """Let what runs here save a checkpoint and end; what is on the cluster goes on."""
+        for job in self.jobs.values():
+            if not job.done():
+                job.cancel()
+        for place in self.places:
+            while place.is_locked():
+                time.sleep(0.2)
+
+    def _submit_array(self, places: Sequence[RunFolder], jobs: list[TrainJob]) -> None:
+        cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
+        executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
+        executor.update_parameters(**{
+            'job_name': f'sweep-{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
+            'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
+            'srun_args': [f'--cpus-per-task={cpus}'],  # since 22.05 srun does not ask for the job's CPUs by itself
+            'additional_parameters': {'requeue': True},
+            **({'gpus_per_node': self.gpus_per_run} if self.gpus_per_run else {})})
+        with executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+        for place, job in zip(places, submitted, strict=True):
+            place.submitted(job.job_id, 'slurm')
+
+    def _submit_here(self, place: RunFolder, job: TrainJob) -> None:
+        if self.kind == 'debug':
+            submitted = self.submitit.DebugExecutor(self.folder).submit(job)
+            submitted.exception()  # runs it; a failure is in the run's folder
+            return
+        gpus = self._free_gpus()
+        executor = self.submitit.LocalExecutor(self.folder)
+        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=self.gpus_per_run, visible_gpus=gpus)
+        submitted = executor.submit(job)
+        submitted.gpus = gpus
+        self.jobs[submitted.job_id] = submitted
+        self.places.append(place)
+        place.submitted(submitted.job_id, 'local')
+
+    def _free_gpus(self) -> list[int]:
+        """Return the GPUs for one more run here: those that are visible and not in use by another one."""
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+        if visible is None:
+            visible = ','.join(str(i) for i in range(self.parallel * self.gpus_per_run))
+        used = {gpu for job in self.jobs.values() if not job.done() for gpu in job.gpus}
+        free = [int(gpu) for gpu in visible.split(',') if gpu.strip() and int(gpu) not in used]
+        return free[:self.gpus_per_run]

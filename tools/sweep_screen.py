@@ -1,0 +1,93 @@
+"""The sweep on one screen: what runs, what waits, what is best, how long it will take."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from sweep_setup import Setup, run_folder
+
+from mmseg_daft.sweep.decision import Decision, Seen
+from mmseg_daft.sweep.run import Run
+from mmseg_daft.sweep.run_folder import read_json
+from mmseg_daft.sweep.training_output import iteration_of, seconds_per_iteration
+
+MOST_RUNNING = 8
+
+
+def screen(
+    setup: Setup, folder: Path, decision: Decision, seen: dict[str, Seen], parallel: int, remark: str = '',
+) -> RenderableType:
+    """Return the picture of a sweep."""
+    states = {run.name: state_of(folder, run, seen[run.name]) for run in decision.runs}
+    table = Table(title=f'{folder}: {setup.sweep.metric}', title_style='bold')
+    for heading in ('method', 'stage', 'runs', 'done', 'running', 'queued', 'diverged', 'failed', 'best so far'):
+        table.add_column(heading, justify='left' if heading in ('method', 'stage', 'best so far') else 'right')
+    for method, stage in dict.fromkeys((run.method, run.stage) for run in decision.runs):
+        runs = [run for run in decision.runs if (run.method, run.stage) == (method, stage)]
+        count = {state: sum(states[run.name] == state for run in runs) for state in set(states.values())}
+        table.add_row(method, stage, str(len(runs)), *(str(count.get(state) or '') for state in (
+            'done', 'running', 'queued', 'diverged', 'failed')), _best(runs, seen))
+    lines: list[RenderableType] = [table]
+    running = [run for run in decision.runs if states[run.name] == 'running']
+    progress = {run.name: iteration_of(run_folder(folder, run).work_dir) for run in running}
+    for run in running[:MOST_RUNNING]:
+        lines.append(Text(f'  {progress[run.name]:>6} of {setup.sweep.iterations}  {run.name}'))
+    if len(running) > MOST_RUNNING:
+        lines.append(Text(f'  and {len(running) - MOST_RUNNING} more'))
+    for method, reason in decision.blocked.items():
+        lines.append(Text(f'{method} cannot go on: {reason}', style='red'))
+    failed = [run for run in decision.runs if states[run.name] == 'failed']
+    lines += [Text(f'  why: {run_folder(folder, run).log}', style='red') for run in failed[:3]]
+    lines.append(Text(_time_left(setup, folder, decision, seen, progress, parallel)))
+    if remark:
+        lines.append(Text(remark, style='yellow'))
+    return Group(*lines)
+
+
+def state_of(folder: Path, run: Run, seen: Seen) -> str:
+    """Return a run's state in one word."""
+    if seen.ended:
+        return 'diverged' if seen.diverged else 'done'
+    if seen.active:
+        return 'running' if run_folder(folder, run).is_locked() else 'queued'
+    return 'failed' if seen.failures else 'to start'
+
+
+def _best(runs: list[Run], seen: dict[str, Seen]) -> str:
+    done = [run for run in runs if seen[run.name].value is not None]
+    if not done:
+        return ''
+    best = max(done, key=lambda run: seen[run.name].value)
+    return f'{seen[best.name].value:.2f} at {best.backbone_lr:g}, {best.head_lr:g}'
+
+
+def speed(folder: Path, runs: list[Run]) -> float | None:
+    """Return seconds per iteration: the median over runs that have some, else the probe's."""
+    known = [place.result()['seconds_per_iteration'] if place.result() else seconds_per_iteration(place.work_dir)
+             for place in (run_folder(folder, run) for run in runs)]
+    known = [value for value in known if value]
+    probe = read_json(folder / 'probe.json')
+    return statistics.median(known) if known else statistics.fmean(
+        p['seconds_per_iteration'] for p in probe.values()) if probe else None
+
+
+def _time_left(
+    setup: Setup, folder: Path, decision: Decision, seen: dict[str, Seen], progress: dict[str, int], parallel: int,
+) -> str:
+    open_runs = [run for run in decision.runs if not seen[run.name].ended]
+    if decision.complete:
+        return 'Complete.'
+    text = f'{len(open_runs)} runs to go'
+    if decision.to_come:
+        text += f', and {decision.to_come} whose rates are yet to be found'
+    seconds = speed(folder, decision.runs)
+    if seconds is None:
+        return f'{text}.'
+    iterations = sum(setup.sweep.iterations - progress.get(run.name, 0) for run in open_runs)
+    iterations += decision.to_come * setup.sweep.iterations
+    hours = iterations * seconds / max(1, parallel) / 3600
+    return f'{text}; about {hours:.1f} h of training left, {parallel} at a time.'
