@@ -24,9 +24,10 @@ setup(
     extras_require={
         # ftfy and regex: mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
-        # selenium: drives the browser that opens the report.
-        'test': ['pytest', 'hypothesis', 'selenium'],
-        'dev': ['pytest', 'hypothesis', 'selenium', 'ruff', 'pre-commit'],
+        'sweep': ['submitit'],  # tools/sweep.py: Slurm arrays, requeueing, local processes
+        # selenium: drives the browser that opens the report. xdist: two tests at a time.
+        'test': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit'],
+        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'ruff', 'pre-commit'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

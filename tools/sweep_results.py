@@ -31,8 +31,8 @@ def write_results(setup: Setup, folder: Path, console: Console) -> list[str]:
                 if row['stage'] == REPORT and row['state'] == 'diverged']
     missing += [f'{method}: not reported yet' for method in setup.sweep.order()
                 if method not in {result.method for result in results}]
-    note = f'\n{setup.sweep.metric} of the final model on the test set of each config, mean ± standard deviation over ' \
-           f'seeds; rates selected on {setup.held_out:g} of the training images, held out.\n'
+    note = (f'\n{metric} of the final model on the test set of each config, mean ± standard deviation over seeds; '
+            f'rates selected on {setup.held_out:g} of the training images, held out.\n')
     if missing:
         note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
     write_whole(place / 'runs.csv', to_csv(rows))
@@ -75,5 +75,6 @@ def commands(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row['command']:
             value = '' if row['value'] is None else f', {row["metric"]} {row["value"]:.2f} ({row["split"]})'
-            lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {row["revision"] or "unknown"}', row['command']]
+            code = row['revision'] or 'unknown'
+            lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {code}', row['command']]
     return '\n'.join(lines) + '\n'

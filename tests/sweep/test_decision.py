@@ -85,7 +85,7 @@ def test_lpft_waits_for_the_model_of_lp_with_the_same_seed():
     seen.update({first.name: Seen(6.0), Run('lp', 'report', 0, 1, 0).name: Seen(5.0)})
     assert not [r for r in decide(sweep, seen).start if r.method == 'lpft']
     seen[Run('lp', 'report', 0, 1, 1).name] = Seen(5.5)
-    assert [r.start.name for r in decide(sweep, seen).start] == [Run('lp', 'report', 0, 1, seed).name for seed in (0, 1)]
+    assert [r.start for r in decide(sweep, seen).start] == [Run('lp', 'report', 0, 1, seed) for seed in (0, 1)]
     with pytest.raises(ValueError, match='name a config for lp'):
         Sweep({'lpft': lpft})
 

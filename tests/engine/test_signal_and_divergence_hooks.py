@@ -1,0 +1,88 @@
+"""Runs that end early: by a signal, to go on later, and because they diverged."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from pretrained_files import write_start
+from small_runs import small, train
+
+from mmseg_daft.engine.checkpoint_on_signal_hook import CHECKPOINT, STOPPED, CheckpointOnSignalHook
+from mmseg_daft.engine.divergence_hook import MARK
+
+FT = 'ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Leave this process's handlers as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def config(shapes_root, tmp_path):
+    """A run without anything random but the order of the data: checkpoints hold no random state."""
+    def make(name, **options):
+        cfg = small(FT, tmp_path / name, shapes_root, iters=5, **options)
+        pipeline = cfg.train_dataloader.dataset.pipeline
+        cfg.train_dataloader.dataset.pipeline = [t for t in pipeline if not t['type'].startswith('Random')]
+        cfg.model.data_preprocessor.size = (60, 80)
+        cfg.model.decode_head.dropout_ratio = 0
+        write_start(cfg, tmp_path)
+        return cfg
+    return make
+
+
+def test_a_signal_saves_ends_and_resumes_as_if_nothing_had_been(config, tmp_path):
+    train(config('whole'))
+    seen = []
+
+    def look(runner, batch):
+        seen.append(runner.iter)
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    with pytest.raises(SystemExit) as stop:
+        train(config('broken'), look)
+    assert stop.value.code == STOPPED and seen == [0, 1, 2]
+    work_dir = tmp_path / 'broken'
+    assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / CHECKPOINT)
+    assert not [*work_dir.glob('*.part'), *work_dir.glob('iter_*.pth')]
+    runner = train(config('broken', resume=True), look)
+    assert seen == [0, 1, 2, 3, 4] and runner.iter == 5
+    one, two = (torch.load(tmp_path / name / 'iter_5.pth') for name in ('whole', 'broken'))
+    for name, tensor in one['state_dict'].items():
+        assert torch.equal(tensor, two['state_dict'][name]), name
+    assert one['param_schedulers'] == two['param_schedulers']
+    assert not (work_dir / CHECKPOINT).exists()
+
+
+def test_a_signal_in_the_last_iteration_changes_nothing(config, tmp_path):
+    train(config('run'), lambda runner, batch: runner.iter == 4 and os.kill(os.getpid(), signal.SIGUSR1))
+    assert (tmp_path / 'run' / 'iter_5.pth').exists()
+
+
+def test_a_runner_in_a_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGUSR2)
+    thread = threading.Thread(target=CheckpointOnSignalHook)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_a_diverged_run_ends_at_once_and_says_so(config, tmp_path):
+    rates = {'optim_wrapper.paramwise_cfg.backbone_lr': 1e30, 'optim_wrapper.paramwise_cfg.head_lr': 1e30}
+    with pytest.raises(FloatingPointError, match='iteration 2 is nan.*Lower the learning rate'):
+        train(config('run', **rates))
+    mark = tmp_path / 'run' / MARK
+    assert json.loads(mark.read_text())['iteration'] == 2
+    assert not [*Path(tmp_path / 'run').glob('iter_*.pth')]
+    train(config('run'))
+    assert not mark.exists()

@@ -1,0 +1,149 @@
+"""The job of one run, with programs in place of trainings that leave what mmseg's would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cloudpickle
+import pytest
+
+from mmseg_daft import sweep
+from mmseg_daft.sweep.job import RunFailedError, TrainJob
+from mmseg_daft.sweep.run_folder import RunFolder
+
+WRITE = '''
+import json, os, pathlib, signal, sys, time
+work = pathlib.Path({work!r})
+(work / '1' / 'vis_data').mkdir(parents=True, exist_ok=True)
+def log(**record):
+    with open(work / '1' / 'vis_data' / 'scalars.json', 'a') as file: file.write(json.dumps(record) + '\\n')
+def save(iteration):
+    (work / f'iter_{{iteration}}.pth').write_text('')
+    (work / 'last_checkpoint').write_text(str(work / f'iter_{{iteration}}.pth'))
+open(work / 'starts', 'a').write('x')
+'''
+
+
+@pytest.fixture
+def run(tmp_path):
+    def make(program, test_program='sys.exit(3)', iterations=4):
+        place = RunFolder(tmp_path / 'run')
+        head = WRITE.format(work=str(place.work_dir))
+        place.describe(dict(iterations=iterations, metric='mIoU', command=[sys.executable, '-c', head + program],
+                            test_command=[sys.executable, '-c', head + test_program]))
+        return place
+    return make
+
+
+DONE = 'log(loss=1.0, time=0.5, step=4); save(4); log(mIoU=61.5, aAcc=90.0, step=4)'
+
+
+def test_a_run_is_trained_once(run):
+    place = run(DONE)
+    assert TrainJob(place.path)() == 'done' and TrainJob(place.path)() == 'done'
+    result = place.result()
+    assert (result['value'], result['diverged'], result['iteration']) == (61.5, False, 4)
+    assert result['metrics']['aAcc'] == 90 and result['seconds_per_iteration'] == 0.5
+    assert result['versions']['torch'] and result['checkpoint'].endswith('iter_4.pth')
+    assert (place.work_dir / 'starts').read_text() == 'x' and [a['outcome'] for a in place.attempts()] == ['done']
+    assert not place.is_locked()
+
+
+def test_a_missing_validation_is_made_up_for(run):
+    """The job was killed between the last checkpoint and its validation."""
+    place = run('save(4)', "assert sys.argv[1].endswith('iter_4.pth'); out = pathlib.Path(work).parent / 'test' / '1';"
+                           "out.mkdir(parents=True); (out / '1.json').write_text(json.dumps(dict(mIoU=12.5)))")
+    assert TrainJob(place.path)() == 'done' and place.result()['value'] == 12.5
+
+
+@pytest.mark.parametrize('program', ['sys.exit(5)', 'save(2)', 'save(4)'], ids=['status', 'too short', 'no metric'])
+def test_what_fails_is_said_with_the_end_of_its_log(run, program):
+    place = run("print('Bad luck', flush=True);" + program)
+    with pytest.raises(RunFailedError, match='Bad luck'):
+        TrainJob(place.path)()
+    assert place.result() is None and place.seen().failures == 1
+
+
+@pytest.mark.parametrize('program', [
+    "(work / 'diverged.json').write_text(json.dumps(dict(iteration=3))); sys.exit(1)",
+    "save(4); log(mIoU=float('nan'), step=4)"], ids=['loss', 'metric'])
+def test_a_diverged_run_has_a_result(run, program):
+    place = run(program)
+    assert TrainJob(place.path)() == 'diverged'
+    assert place.seen().diverged and place.seen().ended and place.result()['value'] is None
+
+
+def test_two_jobs_do_not_train_the_same_run(run):
+    place = run(DONE)
+    lock = place.lock()
+    assert TrainJob(place.path)() == 'busy' and place.seen().active
+    os.close(lock)
+    assert not place.seen().active
+
+
+def wait_for(reached):
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def start(place, setup=''):
+    """Start a job as submitit does, in a process that knows nothing of this package."""
+    cloudpickle.register_pickle_by_value(sweep)
+    (place.path / 'job.pkl').write_bytes(cloudpickle.dumps(TrainJob(place.path)))
+    return subprocess.Popen([sys.executable, '-c', 'import pickle, signal, sys\n'
+                             f'job = pickle.load(open({str(place.path / "job.pkl")!r}, "rb"))\n{setup}\njob()\n'
+                             'assert "torch" not in sys.modules and "mmseg_daft" not in sys.modules'])
+
+
+STOPPABLE = """
+signal.signal(signal.SIGUSR2, lambda *_: (save(2), sys.exit(75)))
+(work / 'up.part').write_text(str(os.getpid()))
+os.rename(work / 'up.part', work / 'up')
+time.sleep(100)
+"""
+
+
+def test_asked_to_stop_the_training_saves_first(run):
+    place = run(STOPPABLE)
+    process = start(place, 'signal.signal(signal.SIGUSR1, lambda *_: (job.stop(), sys.exit(9)))')
+    wait_for((place.work_dir / 'up').exists)
+    assert place.is_locked()
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 9
+    assert (place.work_dir / 'iter_2.pth').exists() and not place.is_locked()
+    assert [a['outcome'] for a in place.attempts()] == ['stopped'] and place.seen().failures == 0
+
+
+def test_a_training_whose_job_was_killed_keeps_the_lock(run):
+    place = run(STOPPABLE)
+    process = start(place)
+    wait_for((place.work_dir / 'up').exists)
+    process.kill()
+    process.wait()
+    assert place.seen().active and TrainJob(place.path)() == 'busy'
+    os.kill(int((place.work_dir / 'up').read_text()), signal.SIGUSR2)
+    wait_for(lambda: not place.is_locked())
+    assert place.seen().failures == 1  # nobody noted how it ended
+
+
+def test_a_note_that_was_cut_short_names_a_checkpoint_again(run):
+    place = run(DONE)
+    place.work_dir.mkdir(parents=True)
+    for iteration in (1, 2, 3):
+        (place.work_dir / f'iter_{iteration}.pth').write_text('')
+    (place.work_dir / 'last_checkpoint').write_text('')
+    from mmseg_daft.sweep.training_output import mend_last_checkpoint
+    mend_last_checkpoint(place.work_dir)
+    assert (place.work_dir / 'last_checkpoint').read_text().endswith('iter_2.pth')
+
+
+def test_another_run_in_the_same_folder_is_refused(run):
+    place = run(DONE)
+    place.describe(json.loads((place.path / 'run.json').read_text()))
+    with pytest.raises(ValueError, match='differs in command'):
+        run('pass')
