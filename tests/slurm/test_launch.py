@@ -60,8 +60,8 @@ def test_two_tasks_train_with_their_own_gpus(undisturbed):
     work_dir, output = undisturbed
     for rank in (0, 1):
         assert re.search(rf'task {rank} of 2 on node\d, GPUs 0,1\n', output)
-    # Both ranks took part: the pass is over all 13 images in 4 mini-batches of two ranks' 2.
-    assert '13 images' in output and 'EFFECTIVE BATCH' not in output
+    # Both ranks took part: the pass is over all 7 images, and a batch is of 4.
+    assert '7 images' in output and 'EFFECTIVE BATCH' not in output
     assert (work_dir / 'iter_12.pth').is_file()
 
 

@@ -1,0 +1,164 @@
+"""tools/sweep.py without a cluster: what it refuses, what it freezes, and a sweep of real trainings on this machine."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from small_runs import DAFT_VOC, small
+from sweep_runs import write_methods
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+
+import sweep_configs  # noqa: E402
+from sweep_setup import Setup  # noqa: E402
+
+from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
+from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
+
+VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
+    DAFT_VOC, 'daft/daft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py',
+    'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'))
+FT = Protocol((Step(('backbone_lr', 'head_lr'), (0.1,)),))
+
+
+def sweep(*words, code=0, **options):
+    done = subprocess.run([sys.executable, 'tools/sweep.py', *map(str, words)], capture_output=True, text=True,
+                          cwd=ROOT, **options)
+    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+    assert 'Traceback' not in done.stderr
+    return done.stdout + done.stderr
+
+
+def setup_of(config, **options):
+    return Setup(Sweep({'ft': FT}, iterations=2), {'ft': str(config)}, **{
+        'held_out': 0.3, 'held_out_by': '', 'held_out_seed': 0, **options})
+
+
+def frozen(config, root, tmp_path, **options):
+    cfg = small(config, tmp_path / 'unused', root)
+    cfg.dump(tmp_path / 'ft.py')
+    sweep_configs.freeze(setup_of(tmp_path / 'ft.py', **options), tmp_path / 'sweep')
+    return [Config.fromfile(tmp_path / 'sweep' / 'configs' / f'ft-{name}.py', import_custom_modules=False)
+            for name in ('select', 'report')]
+
+
+def images(dataset):
+    """What a data set of a frozen config reads, by mmseg itself."""
+    leaves = [sweep_configs.DATASETS.build(dict(leaf, pipeline=[])) for leaf in sweep_configs.leaves(dataset)]
+    return {Path(leaf.get_data_info(i)['img_path']) for leaf in leaves for i in range(len(leaf))}
+
+
+@pytest.mark.parametrize(('config', 'root', 'held'), [
+    (VOC, 'voc_root', 3 + 2), (CITYSCAPES, 'cityscapes_root', 2), (CAMVID, 'camvid_layout', 2)])
+def test_selecting_runs_never_see_the_reported_images(config, root, held, tmp_path, request):
+    root = request.getfixturevalue(root)
+    select, report = frozen(config, root, tmp_path)
+    whole = Config.fromfile(tmp_path / 'ft.py', import_custom_modules=False)
+    train, selected = images(select.train_dataloader.dataset), images(select.val_dataloader.dataset)
+    reported = images(whole.test_dataloader.dataset)
+    assert train | selected == images(whole.train_dataloader.dataset) and not train & selected
+    assert len(selected) == held and not reported & (train | selected)
+    assert images(select.test_dataloader.dataset) == selected
+    assert images(report.train_dataloader.dataset) == train | selected
+    assert images(report.val_dataloader.dataset) == reported == images(report.test_dataloader.dataset)
+    # The held-out images are evaluated as the reported ones are: whole, without augmentation.
+    assert all(leaf.pipeline == whole.val_dataloader.dataset.pipeline
+               for leaf in sweep_configs.leaves(select.val_dataloader.dataset))
+
+
+def test_a_frozen_config_validates_at_its_end_and_carries_the_hooks(voc_root, tmp_path):
+    cfg = small(VOC, tmp_path, voc_root)
+    del cfg.default_hooks['divergence'], cfg.default_hooks['on_signal']
+    cfg.train_cfg.val_interval = 1
+    sweep_configs.prepare(setup_of('x', gpus_per_run=2), tmp_path, cfg)
+    assert cfg.train_cfg.val_interval == 2 and cfg.train_dataloader.batch_size == 2
+    assert {'DivergenceHook', 'CheckpointOnSignalHook'} <= {hook['type'] for hook in cfg.default_hooks.values()}
+    with pytest.raises(SystemExit, match='cannot be shared by 3 GPUs'):
+        sweep_configs.prepare(setup_of('x', gpus_per_run=3), tmp_path, cfg)
+
+
+def test_statistics_are_shared_where_the_hook_can(monkeypatch, tmp_path):
+    cfg = Config(dict(custom_hooks=[dict(type='BNConversionHook'), dict(type='BNTestModeHook')]))
+
+    class Able:
+        def __init__(self, cache_dir=None):
+            pass
+
+    class Unable:
+        def __init__(self):
+            pass
+
+    monkeypatch.setattr(sweep_configs, 'BNConversionHook', Unable)
+    sweep_configs.share_statistics(cfg, tmp_path)
+    assert cfg.custom_hooks == [dict(type='BNConversionHook'), dict(type='BNTestModeHook')]
+    monkeypatch.setattr(sweep_configs, 'BNConversionHook', Able)
+    sweep_configs.share_statistics(cfg, tmp_path)
+    assert cfg.custom_hooks == [dict(type='BNConversionHook', cache_dir=str(tmp_path)), dict(type='BNTestModeHook')]
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'param_scheduler.0.eta_min': 1e-3}, 'ends at eta_min=0.001, above the rate 0.0001'),
+    ({'optim_wrapper.constructor': 'Default'}, "are DAFTOptimWrapperConstructor's"),
+    ({'train_cfg.max_iters': 3}, 'trains for 3 iterations, the others for 2')])
+def test_what_cannot_be_swept_is_refused_before_anything_runs(change, message, voc_root, tmp_path):
+    cfg = small(VOC, tmp_path, voc_root, **change)
+    setup = Setup(Sweep({'ft': protocols()['ft']}, iterations=2), {'ft': 'x.py'}, 0.3, '', 0)
+    with pytest.raises(SystemExit, match=message):
+        sweep_configs.check(setup, 'ft', cfg)
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path):
+    setup_of('x.py').save(tmp_path)
+    setup_of('x.py', revision='later').save(tmp_path)
+    assert Setup.load(tmp_path) == setup_of('x.py')
+    with pytest.raises(SystemExit, match='another sweep: it differs in held_out'):
+        setup_of('x.py', held_out=0.5).save(tmp_path)
+    with pytest.raises(SystemExit, match='takes apart at spaces'):
+        setup_of('x.py').save(tmp_path / 'a b')
+    with pytest.raises(SystemExit, match='holds no sweep'):
+        Setup.load(tmp_path / 'nowhere')
+
+
+def test_misspelt_methods_and_grids_are_named(tmp_path):
+    output = sweep('plan', tmp_path / 'a', '--method', f'dfat={ROOT / "configs" / VOC}', code=1)
+    assert "no protocol for 'dfat'" in output
+    assert not (tmp_path / 'a').exists()
+
+
+def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_path):
+    """LP and LP-FT: the second starts from the first's models; interrupted by Ctrl-C, killed, and gone on with."""
+    configs = write_methods(tmp_path, shapes_root, ('lp', 'lpft'))
+    folder = tmp_path / 'sweep'
+    output = sweep('plan', folder, '--method', f'lpft={configs["lpft"]}', '--method', f'lp={configs["lp"]}',
+                   '--grid', 'lp.1=0.1', '--grid', 'lpft.1=1e-3', '--report-seeds', 0, '--held-out', 0.3,
+                   '--gpus-per-run', 0)
+    assert '4 runs of 2 iterations' in output
+    run = [sys.executable, 'tools/sweep.py', 'run', str(folder), '--interval', '0.2']
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob('runs/lp_step1*/attempts/*.json')) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 130 and 'goes on from here' in output, output
+    assert 'missing: lp_step1' in sweep('collect', folder, code=1)
+
+    output = sweep('run', folder, '--interval', 0.2)
+    assert 'Complete.' in output
+    results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob('runs/*/result.json')}
+    assert sorted(results) == [
+        'lp_report_backbone-0_head-0.1_seed-0', 'lp_step1_backbone-0_head-0.1_seed-0',
+        'lpft_report_backbone-0.001_head-0.001_lp-0.1_seed-0', 'lpft_step1_backbone-0.001_head-0.001_lp-0.1_seed-0']
+    described = json.loads((folder / 'runs' / sorted(results)[2] / 'run.json').read_text())
+    start = folder.resolve() / 'runs' / 'lp_report_backbone-0_head-0.1_seed-0' / 'train' / 'iter_2.pth'
+    assert f'model.init_cfg.checkpoint={start}' in described['command']
+    written = {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
+    assert 'Complete.' in sweep('run', folder)
+    assert written == {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
+    assert 'LP-FT' in (folder / 'results' / 'table.md').read_text() or sweep('collect', folder)
