@@ -10,17 +10,13 @@ import gc
 import importlib.util
 import os
 import runpy
-import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
 
-# A signal that comes while this process starts waits until CheckpointOnSignalHook handles it, instead of ending it.
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
-
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from slurm_ranks import slurm_ranks  # noqa: E402
+import torch
+import torch.distributed as dist
+from slurm_ranks import slurm_ranks
 
 # What several processes need besides where there is no GPU.
 CPU_OPTIONS = ['model_wrapper_cfg.type=CPUDistributedDataParallel']

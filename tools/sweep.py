@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,12 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     configs = dict(word.partition('=')[::2] for word in args.methods)
     iterations = int(read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters)
     setup = Setup(read_sweep(args, iterations), configs, args.held_out, args.held_out_by, args.held_out_seed,
-                  args.cfg_options, args.gpus_per_run, revision())
-    if not (args.folder / 'configs').is_dir():
-        freeze(setup, args.folder)  # before sweep.json: what cannot be swept leaves no sweep behind
+                  args.cfg_options, args.gpus_per_run, revision(), str(Path.cwd()))
+    if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
+        for part in ('configs', 'split'):
+            shutil.rmtree(args.folder / part, ignore_errors=True)
+        setup.check_folder(args.folder)
+        freeze(setup, args.folder)
     setup.save(args.folder)
     decision = decide(setup.sweep, {})
     if args.probe:
@@ -187,18 +191,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def status(args: argparse.Namespace, console: Console) -> int:
     """Show where the sweep stands."""
-    from sweep_executor import Executor
+    from sweep_executor import slurm_queue
     from sweep_loop import observe, patience
     from sweep_screen import screen
     from sweep_setup import Setup
 
     setup = Setup.load(args.folder)
-    executor = Executor('slurm', args.folder / 'jobs', 1, setup.gpus_per_run)
 
     def picture() -> Any:
-        queue = executor.in_queue()
+        queue = slurm_queue() if shutil.which('squeue') else set()
+        remark = 'Slurm does not answer, so what waits in its queue is not shown' if queue is None else ''
         decision, seen = observe(setup, args.folder, queue or set(), *patience(args.folder))
-        return screen(setup, args.folder, decision, seen, max(1, sum(state.active for state in seen.values())))
+        return screen(setup, args.folder, decision, seen, max(1, sum(s.active for s in seen.values())), remark)
 
     if not args.watch:
         console.print(picture())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -47,22 +48,16 @@ class Executor:
             import submitit
         except ModuleNotFoundError as error:
             raise SystemExit(f"{error.name} is not installed: pip install -e '.[sweep]'") from error
+        if self.kind == 'slurm' and shutil.which('sbatch') is None:
+            raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
         cloudpickle.register_pickle_by_value(sweep)  # jobs start without importing mmseg
         self.submitit = submitit
 
     def in_queue(self) -> set[str] | None:
         """Return the ids of jobs that run or wait, or None where Slurm does not answer: then nothing is known."""
-        here = {job for job, process in self.jobs.items() if not process.done()}
-        if self.kind != 'slurm':
-            return here
-        command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i %F_%K %T']
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except subprocess.TimeoutExpired:
-            return None
-        if done.returncode:
-            return None
-        return {job for line in done.stdout.splitlines() for job in line.split()[:2]}
+        if self.kind == 'slurm':
+            return slurm_queue()
+        return {job for job, process in self.jobs.items() if not process.done()}
 
     def free(self, active: int) -> int:
         """Return how many runs can be submitted now: Slurm has its own queue."""
@@ -126,3 +121,16 @@ class Executor:
         used = {gpu for job in self.jobs.values() if not job.done() for gpu in job.gpus}
         free = [int(gpu) for gpu in visible.split(',') if gpu.strip() and int(gpu) not in used]
         return free[:self.gpus_per_run]
+
+
+def slurm_queue() -> set[str] | None:
+    """Return the ids of this user's jobs that run or wait, or None where Slurm does not answer.
+
+    Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting.
+    """
+    command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i %F_%K']
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return None if done.returncode else set(done.stdout.split())

@@ -38,7 +38,8 @@ def probe(setup: Setup, folder: Path, executor: Executor, runs: dict[str, Run], 
         command[command.index('--work-dir') + 1] = str(place.work_dir)
         command += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
                     f'default_hooks.checkpoint.interval={iterations}', 'default_hooks.logger.interval=1']
-        place.describe(dict(command=command, test_command=[], iterations=iterations, metric=setup.sweep.metric))
+        place.describe(dict(command=command, test_command=[], iterations=iterations, metric=setup.sweep.metric,
+                            directory=setup.directory))
         if place.result() is None:
             executor.submit([place])
         while (result := place.result()) is None:

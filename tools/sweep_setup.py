@@ -16,6 +16,7 @@ from mmseg_daft.sweep.sweep import Sweep
 from mmseg_daft.sweep.training_output import final_checkpoint
 
 TOOLS = Path(__file__).resolve().parent
+OF_THE_DAY = ('revision', 'directory')
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Setup:
         options: For all runs, as ``--cfg-options``.
         gpus_per_run: Processes of each run, on one machine; 0 trains on the CPU.
         revision: Of this repository, when planned.
+        directory: Where ``plan`` was started: relative paths in the configs start there.
     """
 
     sweep: Sweep
@@ -41,6 +43,7 @@ class Setup:
     options: list[str] = field(default_factory=list)
     gpus_per_run: int = 1
     revision: str = ''
+    directory: str = '.'
 
     def save(self, folder: Path) -> None:
         """Write ``sweep.json``.
@@ -48,17 +51,22 @@ class Setup:
         Raises:
             SystemExit: The folder holds another sweep, or its path cannot be an option of MMEngine's.
         """
-        if re.search(r'[\s,"\'\[\]()]', str(folder.resolve())):
-            raise SystemExit(f'{folder.resolve()}: runs get paths in here as options, which MMEngine takes apart at '
-                             'spaces, commas, quotes and brackets. Name another folder.')
+        self.check_folder(folder)
         content, before = json.loads(json.dumps(self._content())), read_json(folder / 'sweep.json')
         if before is None:
             write_whole(folder / 'sweep.json', content)
             return
-        differs = sorted(key for key in content if before.get(key) != content[key] and key != 'revision')
+        differs = sorted(key for key in content if before.get(key) != content[key] and key not in OF_THE_DAY)
         if differs:
             raise SystemExit(f'{folder} holds another sweep: it differs in {", ".join(differs)}. Name another folder, '
                              'or remove this one.')
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Refuse a path that cannot be an option of MMEngine's."""
+        if re.search(r'[\s,"\'\[\]()]', str(folder.resolve())):
+            raise SystemExit(f'{folder.resolve()}: runs get paths in here as options, which MMEngine takes apart at '
+                             'spaces, commas, quotes and brackets. Name another folder.')
 
     @classmethod
     def load(cls, folder: Path) -> Setup:
@@ -112,6 +120,7 @@ def describe(setup: Setup, folder: Path, run: Run) -> RunFolder:
         method=run.method, stage=run.stage, backbone_lr=run.backbone_lr, head_lr=run.head_lr, seed=run.seed,
         start=run.start.name if run.start else None, iterations=sweep.iterations, metric=sweep.metric,
         config=setup.configs[run.method], revision=setup.revision, gpus=setup.gpus_per_run,
+        directory=setup.directory,
         command=command_of(setup, folder, run, start),
         test_command=[*_launch(setup, 'test.py'), str(config_path(folder, run)), '--work-dir', str(place.path / 'test'),
                       *_launcher(setup)]))

@@ -4,9 +4,14 @@
     torchrun --nproc_per_node 2 tools/train.py CONFIG --launcher pytorch    # also without a GPU
 """
 
-from mmseg_script import run
+import signal
 
-import mmseg_daft  # noqa: F401  mmseg can be imported with mmcv-lite after it
+# A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+
+from mmseg_script import run  # noqa: E402
+
+import mmseg_daft  # noqa: E402, F401  mmseg can be imported with mmcv-lite after it
 
 if __name__ == '__main__':
     run('train.py')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,17 @@ class DivergenceHook(Hook):
             FloatingPointError: It is infinite or not a number.
         """
         loss = (outputs or {}).get('loss')
-        if loss is None or torch.isfinite(torch.as_tensor(loss)).all():
+        if loss is None:
+            return
+        value = float(torch.as_tensor(loss).detach())
+        if math.isfinite(value):
             return
         iteration = runner.iter + 1
         path = Path(runner.work_dir, MARK)
         part = path.with_name(f'{MARK}.{os.getpid()}.part')  # several ranks may write
-        part.write_text(json.dumps(dict(iteration=iteration, loss=str(float(torch.as_tensor(loss))))))
+        part.write_text(json.dumps(dict(iteration=iteration, loss=str(value))))
         os.replace(part, path)
         raise FloatingPointError(
-            f'The loss of iteration {iteration} is {float(torch.as_tensor(loss))}: the run diverged and ends here. '
+            f'The loss of iteration {iteration} is {value}: the run diverged and ends here. '
             'Lower the learning rate (backbone_lr, head_lr), or clip the gradients: '
             '--cfg-options optim_wrapper.clip_grad.max_norm=1')

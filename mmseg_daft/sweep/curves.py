@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmseg_daft.sweep.results import PAPER
+
 # Okabe and Ito's blue and vermilion: told apart by colour-blind eyes and, as one is much darker, in grey.
 LINE, BEST = '#0072B2', '#D55E00'
 
@@ -18,7 +20,7 @@ def draw_curves(
     """Draw the steps of every method into one picture.
 
     Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
-    A step's panel also shows the earlier run at the rates that it starts from, as an open circle: it competes, too.
+    A step's panel also shows the earlier runs at the rate that it holds fixed: they compete, too.
 
     Args:
         rows: Of the runs, as of ``results.COLUMNS``.
@@ -44,14 +46,16 @@ def draw_curves(
         here = [row for row in rows if (row['method'], row['stage']) == (method, stage)]
         swept = 'head_lr' if len({row['backbone_lr'] for row in here}) == 1 else 'backbone_lr'
         both = swept == 'backbone_lr' and all(row['backbone_lr'] == row['head_lr'] for row in here)
+        fixed = 'head_lr' if swept == 'backbone_lr' else 'backbone_lr'
+        if not both:
+            here += [row for row in rows if row['method'] == method and row['stage'] < stage
+                     and row['stage'] != 'report' and row[fixed] == here[0][fixed]]
         _panel(axes, here, swept, low - margin)
-        won = winners.get((method, stage))
-        if won is not None:
-            _mark_winner(axes, [r for r in rows if r['method'] == method and r['stage'] != 'report'], won, swept, stage)
+        _mark_winner(axes, here, winners.get((method, stage)), swept)
         axes.set_xscale('log')
         axes.set_ylim(low - 1.8 * margin, high + 1.8 * margin)
-        other = '' if both else f', {"head_lr" if swept == "backbone_lr" else "backbone_lr"} {_other(here, swept):g}'
-        axes.set_title(f'{method}, {stage}{other}', fontsize=10)
+        held = '' if both else f', {fixed} {here[0][fixed]:g}'
+        axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}{held}', fontsize=10)
         axes.set_xlabel('both rates' if both else swept, fontsize=9)
         axes.set_ylabel(f'{metric} % on the held-out images', fontsize=8)
         axes.grid(True, color='0.9', linewidth=0.6)
@@ -78,18 +82,13 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], swept: str, bottom: flo
 
 
 def _mark_winner(
-    axes: Any, rows: Sequence[Mapping[str, Any]], won: tuple[float, float], swept: str, stage: str,
+    axes: Any, rows: Sequence[Mapping[str, Any]], won: tuple[float, float] | None, swept: str,
 ) -> None:
     best = [row for row in rows if (row['backbone_lr'], row['head_lr']) == won and row['value'] is not None]
     if not best:
         return
     mean = statistics.fmean(row['value'] for row in best)
-    if best[0]['stage'] != stage:
-        axes.plot([best[0][swept]], [mean], 'o', markersize=6, markerfacecolor='white', markeredgecolor=LINE)
     axes.plot([best[0][swept]], [mean], '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
     axes.annotate(f'{mean:.2f}', (best[0][swept], mean), xytext=(0, 9), textcoords='offset points', ha='center',
                   fontsize=8, fontweight='bold')
 
-
-def _other(rows: Sequence[Mapping[str, Any]], swept: str) -> float:
-    return rows[0]['head_lr' if swept == 'backbone_lr' else 'backbone_lr']

@@ -101,7 +101,7 @@ class TrainJob:
         run.end_attempt(self.attempt, outcome, status=status)
         if outcome in ('done', 'diverged'):
             run.write_result(dict(
-                value=metrics[metric] if outcome == 'done' else None, diverged=outcome == 'diverged',
+                value=round(metrics[metric], 4) if outcome == 'done' else None, diverged=outcome == 'diverged',
                 iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None, seconds=_seconds(run.attempts()),
                 seconds_per_iteration=output.seconds_per_iteration(run.work_dir), **_environment()))
@@ -118,7 +118,8 @@ class TrainJob:
         with run.log.open('ab') as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[lock], preexec_fn=_ignore_signal, env=_environment_of_training())
+                pass_fds=[lock], preexec_fn=_ignore_signal, env=_environment_of_training(),
+                cwd=run.description().get('directory'))
             try:
                 while self.process.poll() is None:
                     time.sleep(0.1)
