@@ -162,18 +162,21 @@ def executor_of(args: argparse.Namespace, setup: Any) -> Any:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train what is due, until all is; return 1 where something cannot go on."""
     from sweep_loop import run_sweep
-    from sweep_screen import screen
+    from sweep_screen import ChangeLog, screen
     from sweep_setup import Setup
 
     setup = Setup.load(args.folder)
     executor = executor_of(args, setup)
     interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    with Live(console=console, auto_refresh=False) as live:
+        def show(decision: Any, seen: Any, remark: str) -> None:
+            live.update(screen(setup, args.folder, decision, seen, executor.parallel, remark), refresh=True)
+
+        log = ChangeLog(args.folder, console)
         try:
-            decision = run_sweep(
-                setup, args.folder, executor, args.max_failures, args.accept_missing, interval,
-                lambda decision, seen, remark: live.update(
-                    screen(setup, args.folder, decision, seen, executor.parallel, remark), refresh=True))
+            decision, seen = run_sweep(setup, args.folder, executor, args.max_failures, args.accept_missing, interval,
+                                       show if console.is_terminal else log)
+            show(decision, seen, '')
         except KeyboardInterrupt:
             live.stop()
             console.print('Interrupted. What is on the cluster goes on.' if args.executor == 'slurm' else

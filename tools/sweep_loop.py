@@ -29,8 +29,8 @@ def observe(
 def run_sweep(
     setup: Setup, folder: Path, executor: Executor, max_failures: int, accept_missing: bool, interval: float,
     show: Callable[[Decision, dict[str, Seen], str], None],
-) -> Decision:
-    """Start runs until the sweep is complete, or cannot go on; return the last decision.
+) -> tuple[Decision, dict[str, Seen]]:
+    """Start runs until the sweep is complete, or cannot go on; return the last decision and what it rests on.
 
     Args:
         setup: What is swept.
@@ -51,7 +51,7 @@ def run_sweep(
             active = [run for run in decision.runs if seen[run.name].active]
             show(decision, seen, remark)
             if decision.complete or not (decision.start or active):
-                return decision
+                return decision, seen
             due = [] if answer is None else decision.start[:executor.free(len(active))]
             if due:
                 places = [describe(setup, folder, run) for run in due]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import statistics
+import time
+from collections import Counter
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from sweep_setup import Setup, run_folder
@@ -16,6 +19,7 @@ from mmseg_daft.sweep.run_folder import read_json
 from mmseg_daft.sweep.training_output import iteration_of, seconds_per_iteration
 
 MOST_RUNNING = 8
+STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
 def screen(
@@ -23,15 +27,15 @@ def screen(
 ) -> RenderableType:
     """Return the picture of a sweep."""
     states = {run.name: state_of(folder, run, seen[run.name]) for run in decision.runs}
-    table = Table(title=f'{folder}: {setup.sweep.metric}', title_style='bold')
-    for heading in ('method', 'stage', 'runs', 'done', 'running', 'queued', 'diverged', 'failed', 'best so far'):
-        table.add_column(heading, justify='left' if heading in ('method', 'stage', 'best so far') else 'right')
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for heading in ('method', 'stage', 'runs', 'of them', f'best {setup.sweep.metric} so far, at rates'):
+        table.add_column(heading, justify='right' if heading == 'runs' else 'left')
     for method, stage in dict.fromkeys((run.method, run.stage) for run in decision.runs):
         runs = [run for run in decision.runs if (run.method, run.stage) == (method, stage)]
-        count = {state: sum(states[run.name] == state for run in runs) for state in set(states.values())}
-        table.add_row(method, stage, str(len(runs)), *(str(count.get(state) or '') for state in (
-            'done', 'running', 'queued', 'diverged', 'failed')), _best(runs, seen))
-    lines: list[RenderableType] = [table]
+        count = Counter(states[run.name] for run in runs)
+        table.add_row(method, stage, str(len(runs)), ', '.join(f'{count[s]} {s}' for s in STATES if count[s]),
+                      _best(runs, seen))
+    lines: list[RenderableType] = [Text(str(folder), style='bold'), table]
     running = [run for run in decision.runs if states[run.name] == 'running']
     progress = {run.name: iteration_of(run_folder(folder, run).work_dir) for run in running}
     for run in running[:MOST_RUNNING]:
@@ -48,6 +52,26 @@ def screen(
     return Group(*lines)
 
 
+class ChangeLog:
+    """The sweep as lines of a log, one per change: for a file or a batch job, where a screen cannot move."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.before: dict[str, str] = {}
+
+    def __call__(self, decision: Decision, seen: dict[str, Seen], remark: str) -> None:
+        """Print what has changed."""
+        now = {run.name: state_of(self.folder, run, seen[run.name]) for run in decision.runs}
+        values = {name: '' if state.value is None else f' {state.value:.2f}' for name, state in seen.items()}
+        now.update({f'{method} cannot go on': reason for method, reason in decision.blocked.items()})
+        now.update({'note': remark} if remark else {})
+        for name, state in now.items():
+            if self.before.get(name) != state:
+                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}{values.get(name, "")}',
+                                   highlight=False, soft_wrap=True)
+        self.before = now
+
+
 def state_of(folder: Path, run: Run, seen: Seen) -> str:
     """Return a run's state in one word."""
     if seen.ended:
@@ -58,11 +82,15 @@ def state_of(folder: Path, run: Run, seen: Seen) -> str:
 
 
 def _best(runs: list[Run], seen: dict[str, Seen]) -> str:
-    done = [run for run in runs if seen[run.name].value is not None]
-    if not done:
+    """Return the best mean over seeds so far, with its rates."""
+    values: dict[tuple[float, float], list[float]] = {}
+    for run in runs:
+        if seen[run.name].value is not None:
+            values.setdefault(run.rates, []).append(seen[run.name].value)
+    if not values:
         return ''
-    best = max(done, key=lambda run: seen[run.name].value)
-    return f'{seen[best.name].value:.2f} at {best.backbone_lr:g}, {best.head_lr:g}'
+    best = max(values, key=lambda rates: statistics.fmean(values[rates]))
+    return f'{statistics.fmean(values[best]):.2f} at {best[0]:g}, {best[1]:g}'
 
 
 def speed(folder: Path, runs: list[Run]) -> float | None:
