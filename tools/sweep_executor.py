@@ -18,6 +18,8 @@ from mmseg_daft.sweep.run_folder import RunFolder
 
 A_WEEK = 7 * 24 * 60
 MOST_RESTARTS = 100
+JOB_NAME = 'sweep-'
+HELD = 'launch failed requeued held'
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Executor:
     def in_queue(self) -> set[str] | None:
         """Return the ids of jobs that run or wait, or None where Slurm does not answer: then nothing is known."""
         if self.kind == 'slurm':
-            return slurm_queue()
+            return slurm_queue(cancel_held=True)
         return {job for job, process in self.jobs.items() if not process.done()}
 
     def free(self, active: int) -> int:
@@ -89,7 +91,7 @@ class Executor:
         cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
         executor.update_parameters(**{
-            'job_name': f'sweep-{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
+            'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
             'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
             'srun_args': [f'--cpus-per-task={cpus}'],  # since 22.05 srun does not ask for the job's CPUs by itself
             'additional_parameters': {'requeue': True},
@@ -123,14 +125,24 @@ class Executor:
         return free[:self.gpus_per_run]
 
 
-def slurm_queue() -> set[str] | None:
+def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     """Return the ids of this user's jobs that run or wait, or None where Slurm does not answer.
 
-    Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting.
+    Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
+    that Slurm holds because its launch failed would wait for ever, so it does not count.
+
+    Args:
+        cancel_held: Cancel those of them that are a sweep's: the runs will be submitted anew.
     """
-    command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i %F_%K']
+    command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i|%F_%K|%r|%j']
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:
         return None
-    return None if done.returncode else set(done.stdout.split())
+    if done.returncode:
+        return None
+    lines = [line.split('|', 3) for line in done.stdout.splitlines()]
+    held = [job for job, _, reason, name in lines if reason == HELD and name.startswith(JOB_NAME)]
+    if held and cancel_held:
+        subprocess.run(['scancel', *held], capture_output=True, timeout=60)
+    return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}

@@ -39,7 +39,7 @@ def spy(tmp_path_factory):
     path = tmp_path_factory.mktemp('spy') / 'python'
     path.write_text('#!/bin/bash\n'
                     'echo "task $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME, GPUs $CUDA_VISIBLE_DEVICES"\n'
-                    '[ "${FAILING_RANK:-}" != "$SLURM_PROCID" ] || exit 7\n'
+                    '[ "${FAILING_RANK:-}" != "$SLURM_PROCID" ] || { sleep 5; exit 7; }\n'
                     'exec "$REAL_PYTHON" "$@"\n')
     path.chmod(0o755)
     return path

@@ -1,8 +1,7 @@
-"""The whole two-step sweep on a real Slurm: real trainings, arrays, everything killed once in its middle."""
+"""The whole two-step sweep on a real Slurm: real trainings, arrays, the tool killed and the controller restarted."""
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/job.json'))) == 4, 200)
     cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 200)
     process.kill()  # the tool, without a word
-    cluster.stop('slurmctld', signal.SIGKILL)
+    cluster.stop('slurmctld')
     process, log = start(*run)
     cluster.wait_for('a result without the controller', lambda: results(folder), 200)
     cluster.wait_for('the screen', lambda: 'Slurm does not answer' in log.read_text(), 200)

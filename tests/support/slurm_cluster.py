@@ -112,12 +112,12 @@ class SlurmCluster:
                 [shutil.which(program, path=PATH), *words], stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, env=self.env, start_new_session=True, preexec_fn=_end_with_parent)
 
-    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
+    def stop(self, name: str) -> None:
         """End a daemon, if it runs, and wait for that."""
         daemon = self.daemons.pop(name, None)
         if daemon is None:
             return
-        daemon.send_signal(number)
+        daemon.terminate()
         try:
             daemon.wait(10)
         except subprocess.TimeoutExpired:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
+from sweep_executor import slurm_queue  # noqa: E402
 from sweep_setup import Setup  # noqa: E402
 
 from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
@@ -123,6 +124,23 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
         setup_of('x.py').save(tmp_path / 'a b')
     with pytest.raises(SystemExit, match='holds no sweep'):
         Setup.load(tmp_path / 'nowhere')
+
+
+def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monkeypatch):
+    """By programs in Slurm's place: a launch that fails is hard to come by."""
+    lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
+            '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x'
+    for name, text in (('squeue', '\n'.join(f'echo "{line}"' for line in lines)),
+                       ('scancel', f'echo "$@" >> {tmp_path}/cancelled')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    assert {'1_0', '4_7', '3'} == {job for job in slurm_queue() if 'N/A' not in job}
+    assert not (tmp_path / 'cancelled').exists()
+    slurm_queue(cancel_held=True)
+    assert (tmp_path / 'cancelled').read_text() == '2\n'
+    (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
+    assert slurm_queue() is None
 
 
 def test_misspelt_methods_and_grids_are_named(tmp_path):
