@@ -1,6 +1,7 @@
 """tools/sweep.py without a cluster: what it refuses, what it freezes, and a sweep of real trainings on this machine."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -150,13 +151,18 @@ def test_misspelt_methods_and_grids_are_named(tmp_path):
 
 
 def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_path):
-    """LP and LP-FT: the second starts from the first's models; interrupted by Ctrl-C, killed, and gone on with."""
+    """LP and LP-FT, timed, interrupted by Ctrl-C and gone on with; LP-FT starts from the models of LP."""
     configs = write_methods(tmp_path, shapes_root, ('lp', 'lpft'))
     folder = tmp_path / 'sweep'
     output = sweep('plan', folder, '--method', f'lpft={configs["lpft"]}', '--method', f'lp={configs["lp"]}',
                    '--grid', 'lp.1=0.1', '--grid', 'lpft.1=1e-3', '--report-seeds', 0, '--held-out', 0.3,
-                   '--gpus-per-run', 0)
+                   '--gpus-per-run', 0, '--probe', 3)
     assert '4 runs of 2 iterations' in output
+    timed = json.loads((folder / 'probe.json').read_text())
+    hours = sum(2 * (t['seconds_around'] + 2 * t['seconds_per_iteration']) for t in timed.values()) / 3600
+    shown = float(re.search(r'about ([\d.]+) GPU hours', output).group(1))
+    assert set(timed) == {'lp', 'lpft'} and hours > 0.001 and shown == pytest.approx(hours, abs=0.06)
+    assert not (folder / 'runs').exists()
     run = [sys.executable, 'tools/sweep.py', 'run', str(folder), '--interval', '0.2']
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 200
@@ -179,4 +185,5 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_p
     written = {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
     assert 'Complete.' in sweep('run', folder)
     assert written == {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
-    assert 'LP-FT' in (folder / 'results' / 'table.md').read_text() or sweep('collect', folder)
+    assert 'missing' not in sweep('collect', folder)
+    assert '| LP-FT |' in (folder / 'results' / 'table.md').read_text()
