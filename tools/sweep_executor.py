@@ -90,12 +90,17 @@ class Executor:
     def _submit_array(self, places: Sequence[RunFolder], jobs: list[TrainJob]) -> None:
         cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
-        executor.update_parameters(**{
+        parameters = {
             'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
             'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
             'srun_args': [f'--cpus-per-task={cpus}'],  # since 22.05 srun does not ask for the job's CPUs by itself
-            'additional_parameters': {'requeue': True},
-            **({'gpus_per_node': self.gpus_per_run} if self.gpus_per_run else {})})
+            'additional_parameters': {'requeue': True}}
+        if self.gpus_per_run:
+            parameters['gpus_per_node'] = self.gpus_per_run
+        try:
+            executor.update_parameters(**parameters)
+        except ValueError as error:
+            raise SystemExit(f'--slurm: {error}') from error
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
         for place, job in zip(places, submitted, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from pretrained_files import write_start
-from slurm_cluster import SlurmCluster, missing_programs
+from slurm_cluster import SlurmCluster, why_not_here
 from small_runs import small
 
 ROOT = Path(__file__).parents[2]
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope='session')
 def cluster():
-    if missing_programs():
-        pytest.skip(f'No Slurm here ({", ".join(missing_programs())} missing): apt install slurm-wlm munge')
+    if why_not_here():
+        pytest.skip(why_not_here())
     with tempfile.TemporaryDirectory(prefix='slurm.') as folder, SlurmCluster(Path(folder) / 'c') as running:
         # PYTHON: the scripts' interpreter. The second path is for the hook that slows iterations down.
         running.env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', DEVICE='gpu', PYTHONUNBUFFERED='1')

@@ -63,6 +63,18 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
+def why_not_here() -> str | None:
+    """Return why a cluster cannot run on this machine, or None."""
+    missing = missing_programs()
+    if missing:
+        return f'no Slurm here ({", ".join(missing)} missing): apt install slurm-wlm munge'
+    try:
+        socket.getaddrinfo(socket.gethostname(), None)
+    except OSError:
+        return f'Slurm wants the name of this machine, {socket.gethostname()}, to resolve: add it to /etc/hosts'
+    return None
+
+
 class SlurmCluster:
     """munged, slurmctld and two slurmd, as processes of this user that listen on loopback alone.
 

@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
-from sweep_executor import slurm_queue  # noqa: E402
+from sweep_executor import Executor, slurm_queue  # noqa: E402
 from sweep_setup import Setup  # noqa: E402
 
 from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
+from mmseg_daft.sweep.run_folder import RunFolder  # noqa: E402
 from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
 
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
@@ -142,6 +143,19 @@ def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monk
     assert (tmp_path / 'cancelled').read_text() == '2\n'
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     assert slurm_queue() is None
+
+
+def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
+    for name in ('sbatch', 'srun'):
+        (tmp_path / name).write_text('#!/bin/sh\nexit 1\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    executor = Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(partitio='x'))
+    with pytest.raises(SystemExit, match=r"--slurm: Unavailable parameter\(s\): \['partitio'\]"):
+        executor.submit([RunFolder(tmp_path / 'run')])
+    monkeypatch.setenv('PATH', '/nowhere')
+    with pytest.raises(SystemExit, match='There is no sbatch here'):
+        Executor('slurm', tmp_path / 'jobs', 1, 0)
 
 
 def test_misspelt_methods_and_grids_are_named(tmp_path):
