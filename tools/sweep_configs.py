@@ -138,15 +138,15 @@ def image_names(part: ConfigDict) -> list[str]:
     Raises:
         SystemExit: Its files are not there.
     """
-    dataset = DATASETS.build(dict(part, pipeline=[], lazy_init=True))
+    place = f'{part.type} in {Path(part.get("data_root") or ".").absolute()}'
     try:
-        dataset.full_init()
-    except FileNotFoundError as error:
-        raise SystemExit(f'{error}: is the data set where its config says?') from error
+        dataset = DATASETS.build(dict(part, pipeline=[]))
+    except (FileNotFoundError, AssertionError) as error:  # some of mmseg's data sets assert that their files exist
+        raise SystemExit(f'{place}: its files are not there. Is it where its config says?') from error
     folder, suffix = Path(dataset.data_prefix['img_path']), dataset.img_suffix
     paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
     if not paths:
-        raise SystemExit(f'{folder} holds no images *{suffix}: is the data set where its config says?')
+        raise SystemExit(f'{place}: it holds no images *{suffix}. Is it where its config says?')
     return [path.relative_to(folder).as_posix().removesuffix(suffix) for path in paths]
 
 

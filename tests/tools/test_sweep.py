@@ -116,6 +116,12 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(change, message, v
         sweep_configs.check(setup, 'ft', cfg)
 
 
+@pytest.mark.parametrize('config', [VOC, CITYSCAPES, CAMVID])
+def test_data_that_are_not_there_are_named(config, tmp_path):
+    with pytest.raises(SystemExit, match=rf'Dataset in {tmp_path}/nowhere: it'):
+        frozen(config, tmp_path / 'nowhere', tmp_path)
+
+
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
     setup_of('x.py').save(tmp_path)
     setup_of('x.py', revision='later').save(tmp_path)
@@ -199,5 +205,5 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_p
     written = {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
     assert 'Complete.' in sweep('run', folder)
     assert written == {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
-    assert 'missing' not in sweep('collect', folder)
+    assert 'missing:' not in sweep('collect', folder)
     assert '| LP-FT |' in (folder / 'results' / 'table.md').read_text()
