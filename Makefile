@@ -3,6 +3,7 @@
 PYTHON ?= python3
 STACK  ?= torch-2.11
 STACKS ?= torch-2.11 torch-2.1 newest onedl
+TEST_WORKERS ?= 2
 
 # What a stack installs beside torch. mmcv-lite (in the extra `lite`), mmcv and onedl-mmcv own one folder: never two of
 # them. Without build isolation mmcv finds torch and compiles its ops (5-15 minutes); onedl-mmcv with it does not.
@@ -35,8 +36,8 @@ $(VENV)/installed: setup.py $(PINS)
 	@touch $@
 
 test: export OMP_NUM_THREADS ?= 1
-test: install ## the test suite; PYTEST_ARGS are passed on
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install ## the test suite, two files at a time; PYTEST_ARGS are passed on
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-matrix: ## the test suite on every stack, then a table of the results
 	@for stack in $(STACKS); do \
