@@ -54,9 +54,8 @@ def read_statistics(path: Path) -> StoredPass:
         OSError: It cannot be read.
     """
     try:
-        with safe_open(path, 'pt') as file:
-            metadata = file.metadata() or {}
-        tensors = load(path.read_bytes())
+        content = path.read_bytes()  # once: another job may replace the file at any time
+        tensors, metadata = load(content), _metadata(content)
         if metadata['checksum'] != _checksum(tensors):
             raise ValueError('its checksum does not fit')
         numbers = json.loads(metadata['layers'])
@@ -77,6 +76,12 @@ def read_fingerprint(path: Path) -> dict[str, str]:
             return dict(json.loads((file.metadata() or {})['fingerprint']))
     except (SafetensorError, ValueError, KeyError, OSError):
         return {}
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Read the header of a safetensors file: its length in 8 bytes, then JSON."""
+    length = int.from_bytes(content[:8], 'little')
+    return json.loads(content[8:8 + length])['__metadata__']
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

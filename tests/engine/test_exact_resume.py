@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import training_events  # noqa: F401  registers CountSamples
 from data_layouts import write_camvid
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
@@ -193,7 +194,6 @@ def test_a_run_without_a_seed_goes_on_with_its_own(make):
 
 def pipelines(cfg, path):
     """Train and return how many samples went through the pipeline."""
-    cfg.custom_imports = dict(imports=['mmseg_daft', 'training_events'])
     cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='CountSamples', path=str(path)))
     train(cfg)
     return len(path.read_text().splitlines())
