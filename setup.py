@@ -24,6 +24,7 @@ setup(
     extras_require={
         # ftfy and regex: mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
+        'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
         'sweep': ['submitit'],  # tools/sweep.py: Slurm arrays, requeueing, local processes
         # selenium: drives the browser that opens the report. xdist: two tests at a time.
         'test': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit'],

@@ -1,0 +1,138 @@
+"""What the conversion's pass costs beyond a bare evaluation pass of the backbone, beside what others do.
+
+    python benchmarks/statistics_pass.py [--size 256] [--batch-size 4] [--batches 2] [--repeats 7] [--threads 1]
+    python benchmarks/statistics_pass.py --device cuda --size 768 --batch-size 16 --dtype bfloat16
+
+All ways see the same mini-batches in the same run; `update_bn` and `update_bn_stats` collect in training mode. With
+--whole-model they also run the decoder, as their users call them. mmpretrain's PreciseBNHook is left out: it takes all of
+mmpretrain and a runner. `pip install -e '.[bench]'` brings fvcore; without it its lines are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.core.statistics import collect_statistics
+
+try:
+    from fvcore.nn.precise_bn import update_bn_stats
+except ImportError:
+    update_bn_stats = None
+
+MODEL = Path(__file__).resolve().parents[1] / 'configs/_base_/models/deeplabv3plus_r50.py'
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cpu', type=torch.device)
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'], help='of the autocast')
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--size', type=int, default=256, help='of the square images')
+    parser.add_argument('--batch-size', type=int, default=4)
+    parser.add_argument('--batches', type=int, default=2)
+    parser.add_argument('--repeats', type=int, default=7)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--whole-model', action='store_true', help='also what others do as their users call it')
+    parser.add_argument('--base-channels', type=int, default=64, help='64 is ResNet-50; less is for tests')
+    parser.add_argument('--results', type=Path, default=measure.RESULTS)
+    return parser.parse_args()
+
+
+def segmentor(base_channels: int) -> nn.Module:
+    """Build the recipe's DeepLabv3+ on a ResNet-50 with plain batch norm."""
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(MODEL).model
+    cfg.backbone.update(base_channels=base_channels, stem_channels=base_channels)
+    cfg.decode_head.update(in_channels=32 * base_channels, c1_in_channels=4 * base_channels)
+    for part in (cfg.backbone, cfg.decode_head):
+        part.norm_cfg.type = 'BN'  # mmengine's stand-in for SyncBN is no BatchNorm2d: fvcore would pass it over
+    cfg.pop('data_preprocessor')
+    return MODELS.build(cfg)
+
+
+def bare(model: nn.Module, batches: list[Tensor]) -> None:
+    """The floor: a pass in test mode."""
+    model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+
+
+def naive(model: nn.Module, batches: list[Tensor]) -> None:
+    """What one writes first: `var_mean` in a hook on every layer."""
+    found: dict[nn.Module, list[Any]] = {}
+    handles = [layer.register_forward_pre_hook(lambda layer, inputs: found.setdefault(layer, []).append(
+        torch.var_mean(inputs[0], (0, 2, 3)))) for layer in find_batch_norms(model, ('',)).values()]
+    bare(model, batches)
+    for values in found.values():
+        torch.stack([var for var, _ in values]).mean(0), torch.stack([mean for _, mean in values]).mean(0)
+    for handle in handles:
+        handle.remove()
+
+
+def ours(model: nn.Module, batches: list[Tensor]) -> None:
+    """The conversion's pass."""
+    collect_statistics(model, find_batch_norms(model, ('',)), batches, model)
+
+
+def fvcore(model: nn.Module, batches: list[Tensor]) -> None:
+    """fvcore's PreciseBN, as detectron2's hook calls it."""
+    model.train()
+    update_bn_stats(model, batches, len(batches))
+
+
+def swa(model: nn.Module, batches: list[Tensor]) -> None:
+    """torch.optim.swa_utils.update_bn."""
+    update_bn(batches, model)
+
+
+def main() -> None:
+    """Measure, print the table, write the results."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = segmentor(args.base_channels).to(args.device)
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    batches = [torch.randn(args.batch_size, 3, args.size, args.size, device=args.device).contiguous(
+        memory_format=layout) for _ in range(args.batches)]
+    model.to(memory_format=layout)
+    start = copy.deepcopy(model.state_dict())
+
+    def with_autocast(way: Callable[..., None], module: nn.Module) -> Callable[[], None]:
+        def run() -> None:
+            with torch.autocast(args.device.type, torch.bfloat16, enabled=args.dtype == 'bfloat16'):
+                way(module, batches)
+        return run
+
+    ways = {'bare evaluation pass': bare, 'ours': ours, 'var_mean hooks': naive, 'fvcore update_bn_stats': fvcore,
+            'torch update_bn': swa}
+    if update_bn_stats is None:
+        del ways['fvcore update_bn_stats']
+    runs = {name: with_autocast(way, model.backbone) for name, way in ways.items()}
+    if args.whole_model:
+        runs.update({f'{name}, whole model': with_autocast(way, model) for name, way in list(ways.items())[2:]})
+    rows = measure.compare(runs, args.repeats, args.device, lambda: model.load_state_dict(start))
+    setting = {key: str(value) for key, value in vars(args).items() if key != 'results'}
+    title = (f'Statistics pass, ResNet-50, {args.batch_size} x {args.size}², {args.dtype}'
+             f'{", channels last" if args.channels_last else ""}, {args.device}')
+    measure.show({title: rows})
+    name = f'statistics_pass_{args.dtype}{"_channels-last" if args.channels_last else ""}'
+    print(measure.save(name, setting, {title: rows}, args.device, args.results))
+
+
+if __name__ == '__main__':
+    main()

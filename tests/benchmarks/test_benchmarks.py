@@ -1,0 +1,51 @@
+"""The benchmarks run and write their data; what they measure is for a quiet machine and the full sizes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
+
+
+def run(script, *args):
+    return subprocess.run([sys.executable, str(BENCHMARKS / script), *args], check=True, capture_output=True,
+                          text=True, cwd=BENCHMARKS.parent, env=None).stdout
+
+
+TINY = ['--size', '64', '--batch-size', '2', '--batches', '2', '--base-channels', '4', '--repeats', '2']
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('results')
+    run('statistics_pass.py', *TINY, '--whole-model', '--results', str(folder))
+    run('training.py', *TINY, '--results', str(folder))
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}, folder
+
+
+def test_results_are_data_with_the_machine_they_come_from(results):
+    files, _ = results
+    assert set(files) == {'statistics_pass_float32_cpu', 'training_cpu'}
+    for content in files.values():
+        assert {'processor', 'cores', 'threads', 'torch', 'load', 'gpu'} <= content['machine'].keys()
+        for rows in content['tables'].values():
+            assert rows[0]['ratio'] == 1 and all(len(row['seconds']) == 2 and min(row['seconds']) > 0 for row in rows)
+
+
+def test_every_way_is_there_and_does_its_work(results):
+    (rows,) = results[0]['statistics_pass_float32_cpu']['tables'].values()
+    names = [row['name'] for row in rows]
+    assert names[:3] == ['bare evaluation pass', 'ours', 'var_mean hooks'] and 'torch update_bn, whole model' in names
+    assert all(row['ratio'] > 0.5 for row in rows), 'one of them did not run the model'
+    assert len(results[0]['training_cpu']['tables']) == 4
+
+
+def test_the_table_holds_every_result(results):
+    files, folder = results
+    text = run('table.py', *map(str, folder.glob('*.json')))
+    for content in files.values():
+        for rows in content['tables'].values():
+            assert all(f'| {row["name"]} | ' in text for row in rows)
