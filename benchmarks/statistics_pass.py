@@ -4,8 +4,8 @@
     python benchmarks/statistics_pass.py --device cuda --size 768 --batch-size 16 --dtype bfloat16
 
 All ways see the same mini-batches in the same run; `update_bn` and `update_bn_stats` collect in training mode. With
---whole-model they also run the decoder, as their users call them. mmpretrain's PreciseBNHook is left out: it takes all of
-mmpretrain and a runner. `pip install -e '.[bench]'` brings fvcore; without it its lines are missing.
+--whole-model they also run the decoder, as their users call them. mmpretrain's PreciseBNHook is left out: it takes all
+of mmpretrain and a runner. `pip install -e '.[bench]'` brings fvcore; without it its lines are missing.
 """
 
 from __future__ import annotations

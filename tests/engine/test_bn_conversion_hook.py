@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +47,16 @@ class States:
         self.random.append(hashlib.sha256(json.dumps(states).encode()).hexdigest())
         self.batches.append([image.clone() for image in batch['inputs']])
         self.paths.append([sample.img_path for sample in batch['data_samples']])
+
+
+class Slow:
+    """A transform that takes its time."""
+
+    seconds = 0.3
+
+    def __call__(self, results):
+        time.sleep(self.seconds)
+        return results
 
 
 def start(cfg):
@@ -162,6 +173,28 @@ def test_the_summary_says_it_all(daft):
     assert '53 layers found, 53 converted, 0 never reached, 0 left as they are' in text
     assert '8 images in 2 mini-batches of ConcatDataset' in text
     assert 'test-mode output: changed by' in text and 'source standard deviations on average' in text
+
+
+def test_a_pass_that_stops_early_says_how_much_it_took_and_what_held_it_up(daft):
+    runner = start(daft(**hooked(stop_error=10, min_batches=2)))
+    runner.call_hook('before_train')
+    record = runner.message_hub.get_info(RECORD)
+    assert (record['num_images'], record['num_batches'], record['all_batches']) == (8, 2, 4)
+    assert 0 < record['waited'] < record['pass_seconds'] < record['seconds']
+    text = log_of(runner)
+    assert '8 images in 2 of 4 mini-batches of ConcatDataset' in text
+    assert 's waiting for data; the bottleneck was' in text
+
+
+def test_a_slow_data_set_is_named_as_the_bottleneck(daft):
+    runner = start(daft())
+    dataset = runner.train_dataloader.dataset.datasets[0]
+    dataset.pipeline.transforms.insert(0, Slow())
+    runner.call_hook('before_train')
+    record = runner.message_hub.get_info(RECORD)
+    assert record['waited'] > 7 * Slow.seconds
+    assert ('the bottleneck was data loading, see num_workers' in log_of(runner)) == (
+        record['waited'] > record['pass_seconds'] / 2)
 
 
 def test_a_resumed_run_is_not_converted_again_and_ends_bit_equal(daft):
