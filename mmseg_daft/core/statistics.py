@@ -64,7 +64,8 @@ def collect_statistics(
     """Run Algorithm 1's pass and return the target statistics of each layer, by name.
 
     The model is in test mode meanwhile, without gradients; its modes and tensors are restored also after an error.
-    With an initialised process group every rank has to call this; what fails on one rank, fails on all.
+    With an initialised process group every rank has to call this; what fails on one rank, fails on all. (SyncBatchNorm
+    ``by_batch`` takes a collective for every call: there a failed rank ends at once, and the others by the broken group.)
 
     Args:
         model: The pre-trained model.

@@ -73,11 +73,11 @@ class BNConversionHook(Hook):
         min_batches: How many mini-batches such a pass takes at least.
 
     Raises:
-        ValueError: At once: the ablation's arguments make no conversion. In ``before_train``, with the
+        ValueError: At once: the ablation's or the stop rule's arguments make no sense. In ``before_train``, with the
             model as it was: the scope is misspelt or holds no layer that can be converted, a layer was
             never trained or never reached, the data are empty or too few, or they or the weights hold NaN.
-        RuntimeError: Likewise, where the test-mode output changed, or a run is resumed that was never
-            converted.
+        RuntimeError: Likewise, where the test-mode output changed, a run is resumed that was never
+            converted, or another rank failed.
     """
 
     def __init__(
