@@ -65,7 +65,7 @@ def collect_statistics(
 
     The model is in test mode meanwhile, without gradients; its modes and tensors are restored also after an error.
     With an initialised process group every rank has to call this; what fails on one rank, fails on all. (SyncBatchNorm
-    ``by_batch`` takes a collective for every call: there a failed rank ends at once, and the others by the broken group.)
+    ``by_batch`` takes a collective for every call: there a failed rank ends at once, the others by the broken group.)
 
     Args:
         model: The pre-trained model.
