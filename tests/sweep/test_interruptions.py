@@ -134,7 +134,7 @@ def test_the_undisturbed_sweep_is_what_the_paper_describes():
     assert all(lp in name for name in values if name.startswith('lpft'))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(STEPS, max_size=40))
 def test_any_interleaving_ends_in_the_same_table(steps):
     with tempfile.TemporaryDirectory() as folder:
