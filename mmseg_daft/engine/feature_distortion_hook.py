@@ -40,8 +40,9 @@ class FeatureDistortionHook(Hook):
         custom_hooks = [dict(type='BNConversionHook'), dict(type='FeatureDistortionHook')]
 
     The training computes, bit for bit, what it would compute without this hook. A resumed run is compared with the
-    pre-trained model, too, which is built again for it. The first process does all. On a CPU, for ResNet-18 on CamVid, a
-    look cost 0.7 iterations (0.98 s by 1.48 s of CPU time), 0.13 % at the default interval; the log states it for each run.
+    pre-trained model, too, which is built again for it. The first process does all. On a CPU, for ResNet-18 on CamVid,
+    a look cost 0.7 iterations (0.98 s by 1.48 s of CPU time), 0.13 % at the default interval; each run's log states its
+    own.
 
     Args:
         interval: Iterations between two looks; there is one more at the end.
