@@ -22,6 +22,7 @@ RESULTS = Path(__file__).resolve().parent / 'results'
 
 def compare(
     ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, before: Callable[[], Any] = lambda: None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Run every way once in every repeat, in turn, after a round to warm up; the first is what others are divided by.
 
@@ -33,6 +34,7 @@ def compare(
         repeats: How often.
         device: Where it computes.
         before: Called before each, outside the time.
+        progress: Show a bar; not over ways that show one of their own.
 
     Returns:
         For each way its name, seconds of all repeats (wall and processor), the median ratio with the quartiles, and
@@ -40,7 +42,7 @@ def compare(
     """
     wall: dict[str, list[float]] = {name: [] for name in ways}
     processor: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in track(range(repeats + 1), 'Measuring', transient=True):
+    for repeat in track(range(repeats + 1), 'Measuring', transient=True) if progress else range(repeats + 1):
         for name, way in ways.items():
             before()
             _synchronise(device)

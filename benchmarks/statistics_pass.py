@@ -4,8 +4,9 @@
     python benchmarks/statistics_pass.py --device cuda --size 768 --batch-size 16 --dtype bfloat16
 
 All ways see the same mini-batches in the same run; `update_bn` and `update_bn_stats` collect in training mode. With
---whole-model they also run the decoder, as their users call them. mmpretrain's PreciseBNHook is left out: it takes all
-of mmpretrain and a runner. `pip install -e '.[bench]'` brings fvcore; without it its lines are missing.
+--whole-model they also run the decoder, as their users call them. `pip install -e '.[bench]'` brings fvcore, and
+`pip install mmpretrain model-index 'importlib-metadata<9'` the function of mmpretrain's PreciseBNHook; without them
+their lines are missing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import measure
 import torch
@@ -31,6 +33,10 @@ try:
     from fvcore.nn.precise_bn import update_bn_stats
 except ImportError:
     update_bn_stats = None
+try:
+    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats as precise_bn
+except ImportError:
+    precise_bn = None
 
 MODEL = Path(__file__).resolve().parents[1] / 'configs/_base_/models/deeplabv3plus_r50.py'
 
@@ -52,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def segmentor(base_channels: int) -> nn.Module:
+def segmentor(base_channels: int, preprocessor: bool = False) -> nn.Module:
     """Build the recipe's DeepLabv3+ on a ResNet-50 with plain batch norm."""
     init_default_scope('mmseg')
     cfg = Config.fromfile(MODEL).model
@@ -60,7 +66,8 @@ def segmentor(base_channels: int) -> nn.Module:
     cfg.decode_head.update(in_channels=32 * base_channels, c1_in_channels=4 * base_channels)
     for part in (cfg.backbone, cfg.decode_head):
         part.norm_cfg.type = 'BN'  # mmengine's stand-in for SyncBN is no BatchNorm2d: fvcore would pass it over
-    cfg.pop('data_preprocessor')
+    if not preprocessor:
+        cfg.pop('data_preprocessor')
     return MODELS.build(cfg)
 
 
@@ -95,6 +102,31 @@ def fvcore(model: nn.Module, batches: list[Tensor]) -> None:
     update_bn_stats(model, batches, len(batches))
 
 
+class _Preprocessed(nn.Module):
+    """A model whose mini-batches need no preprocessing, in the form that mmpretrain's hook has it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def data_preprocessor(self, batch: Tensor, training: bool) -> dict[str, Tensor]:
+        return {'x': batch}
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+class _Loader(list):
+    batch_size = 1  # as many samples as mini-batches
+
+
+def mmpretrain(model: nn.Module, batches: list[Tensor]) -> None:
+    """What mmpretrain's PreciseBNHook calls."""
+    model.train()
+    with patch(f'{precise_bn.__module__}.ProgressBar'):
+        precise_bn(_Preprocessed(model), _Loader(batches), len(batches), logger='silent')
+
+
 def swa(model: nn.Module, batches: list[Tensor]) -> None:
     """torch.optim.swa_utils.update_bn."""
     update_bn(batches, model)
@@ -119,9 +151,10 @@ def main() -> None:
         return run
 
     ways = {'bare evaluation pass': bare, 'ours': ours, 'var_mean hooks': naive, 'fvcore update_bn_stats': fvcore,
-            'torch update_bn': swa}
-    if update_bn_stats is None:
-        del ways['fvcore update_bn_stats']
+            "mmpretrain PreciseBNHook's": mmpretrain, 'torch update_bn': swa}
+    for name, function in (('fvcore update_bn_stats', update_bn_stats), ("mmpretrain PreciseBNHook's", precise_bn)):
+        if function is None:
+            del ways[name]
     runs = {name: with_autocast(way, model.backbone) for name, way in ways.items()}
     if args.whole_model:
         runs.update({f'{name}, whole model': with_autocast(way, model) for name, way in list(ways.items())[2:]})

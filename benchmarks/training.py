@@ -2,8 +2,7 @@
 
     python benchmarks/training.py [--device cpu] [--size 128] [--batch-size 2] [--repeats 7]
 
-The statistics of 2 ranks run on one core each, beside 1 rank on one core. A pass that reuses kept statistics is not
-measured here yet.
+The statistics of 2 ranks run on one core each, beside 1 rank on one core.
 """
 
 from __future__ import annotations

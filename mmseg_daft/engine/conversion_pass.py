@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,9 +156,10 @@ def _collect(
         with precision():
             forward.train_path(data)
 
-    progress = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
-    statistics = collect_statistics(
-        forward.model, layers, progress, run, by_batch=settings.by_batch, stop=settings.stop)
+    bar = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
+    with closing(bar) as progress:  # also where the pass ends early
+        statistics = collect_statistics(
+            forward.model, layers, progress, run, by_batch=settings.by_batch, stop=settings.stop)
     return statistics, sample[0] if sample else None
 
 

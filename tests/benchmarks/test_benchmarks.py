@@ -16,6 +16,7 @@ def run(script, *args):
 
 
 TINY = ['--size', '64', '--batch-size', '2', '--batches', '2', '--base-channels', '4', '--repeats', '2']
+CACHE = ['--size', '64', '--batch-size', '2', '--images', '6', '--base-channels', '4', '--repeats', '2']
 
 
 @pytest.fixture(scope='module')
@@ -23,12 +24,13 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('results')
     run('statistics_pass.py', *TINY, '--whole-model', '--results', str(folder))
     run('training.py', *TINY, '--results', str(folder))
+    run('statistics_cache.py', *CACHE, '--results', str(folder))
     return {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}, folder
 
 
 def test_results_are_data_with_the_machine_they_come_from(results):
     files, _ = results
-    assert set(files) == {'statistics_pass_float32_cpu', 'training_cpu'}
+    assert set(files) == {'statistics_cache_cpu', 'statistics_pass_float32_cpu', 'training_cpu'}
     for content in files.values():
         assert {'processor', 'cores', 'threads', 'torch', 'load', 'gpu'} <= content['machine'].keys()
         for rows in content['tables'].values():

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,13 +53,11 @@ def test_train_resume_and_test(config, tmp_path, tools):
     assert re.findall(r'mIoU: ([\d.]+)', output)[-1] == trained
 
 
-def torchrun(config, work_dir, *options):
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    return command('-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_addr', '127.0.0.1',
-                   '--master_port', port, ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch',
-                   '--work-dir', work_dir, '--cfg-options', *options)
+def launch(script, *words, cwd):
+    """Run one of the launch scripts for machines without Slurm, from a folder of its own."""
+    result = subprocess.run([ROOT / 'tools' / script, *map(str, words)], capture_output=True, text=True, cwd=cwd,
+                            env=dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable))
+    return result.returncode, result.stdout + result.stderr
 
 
 def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_path):
@@ -69,7 +66,8 @@ def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_pa
              'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
              'randomness.diff_rank_seed=True']
     succeed(ROOT / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'one', '--cfg-options', *still)
-    code, output = torchrun(config, tmp_path / 'two', *still)
+    code, output = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', '--cfg-options', *still,
+                          cwd=tmp_path)
     assert code == 0, output[-3000:]
     one, two = (torch.load(tmp_path / name / 'iter_1.pth') for name in ('one', 'two'))
     record = two['message_hub']['runtime_info'][RECORD]
@@ -78,9 +76,17 @@ def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_pa
         if name.startswith('backbone') and 'running' not in name and 'tracked' not in name:
             torch.testing.assert_close(two['state_dict'][name], tensor, rtol=1e-5, atol=1e-6)
 
+    checkpoint, place = tmp_path / 'two' / 'iter_1.pth', ('--work-dir', tmp_path / 'test')
+    code, output = launch('dist_test.sh', config, checkpoint, 2, *place, cwd=tmp_path)
+    assert code == 0, output[-3000:]
+    alone = succeed(ROOT / 'tools' / 'test.py', config, checkpoint, *place)
+    miou = [re.findall(r'mIoU: ([\d.]+)', text)[-1] for text in (output, alone)]
+    assert miou[0] == miou[1]
+
 
 def test_a_rank_that_fails_ends_the_job_with_its_own_error(config, tmp_path):
-    code, output = torchrun(config, tmp_path / 'two', 'custom_hooks.0.modules=backbon')
+    code, output = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', '--cfg-options',
+                          'custom_hooks.0.modules=backbon', cwd=tmp_path)
     assert code != 0 and "no submodule 'backbon'" in output
 
 

@@ -1,0 +1,84 @@
+"""How near a pass that stops when its statistics are known comes to the whole one: CamVid, from day to dusk.
+
+    CAMVID_ROOT=/path/to/camvid python benchmarks/stop_error.py CHECKPOINT [--times 40] [--errors 0.04 0.02 0.01]
+
+CHECKPOINT is the day's model (configs/source). The dusk's 62 training images are taken --times times, each time
+augmented anew, as a larger data set would be. A difference is a layer's root mean square over its channels, of means in
+standard deviations of the target and of variances relative to them; γ has half the one and β γ times the other. The
+table has the worst layer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import measure
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint
+from mmseg.registry import MODELS
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.core.statistics import collect_statistics
+from mmseg_daft.core.stopping import StopRule
+from mmseg_daft.engine.model_forward import ModelForward
+from mmseg_daft.engine.target_loader import TargetLoader
+
+CONFIG = Path(__file__).resolve().parents[1] / 'configs/daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
+
+
+def main() -> None:
+    """Measure, print the table, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint')
+    parser.add_argument('--times', type=int, default=40)
+    parser.add_argument('--errors', type=float, nargs='+', default=[0.04, 0.02, 0.01])
+    parser.add_argument('--results', type=Path, default=measure.RESULTS)
+    args = parser.parse_args()
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(CONFIG)
+    cfg.model.backbone.update(init_cfg=None, norm_cfg=dict(type='BN'))
+    model = MODELS.build(cfg.model)
+    load_checkpoint(model, args.checkpoint, map_location='cpu')
+    layers = find_batch_norms(model, ('backbone',))
+    forward = ModelForward(model, layers)
+    data = cfg.train_dataloader
+    data.update(num_workers=0, persistent_workers=False, dataset=dict(
+        type='RepeatDataset', dataset=data.dataset, times=args.times))
+    loader = TargetLoader(Runner.build_dataloader(data, seed=0), seed=0)
+    rows, whole = [], {}
+    for error in (None, *args.errors):
+        start = time.perf_counter()
+        found = collect_statistics(
+            model, layers, track(loader, f'stop_error={error}', transient=True),
+            lambda batch: forward.train_path(forward.prepare(batch)), stop=error and StopRule(error))
+        whole = whole or found
+        worst = [0.0, 0.0]
+        for name, layer in layers.items():
+            var = whole[name].var + layer.eps
+            means = ((found[name].mean - whole[name].mean) / var.sqrt()).square().mean().sqrt()
+            variances = ((found[name].var - whole[name].var) / var).square().mean().sqrt()
+            worst = [max(worst[0], float(means)), max(worst[1], float(variances))]
+        rows.append(dict(stop_error=error, batches=loader.rounds, of=len(loader), worst_mean=worst[0],
+                         worst_variance=worst[1], seconds=time.perf_counter() - start))
+    table = Table('stop_error', 'mini-batches', 'worst mean', 'worst variance', 'time')
+    for row in rows:
+        table.add_row(str(row['stop_error']), f'{row["batches"]} of {row["of"]}', f'{row["worst_mean"]:.2%}',
+                      f'{row["worst_variance"]:.2%}', f'{row["seconds"]:.0f} s')
+    Console().print(table)
+    content = dict(machine=measure.machine(torch.device('cpu')), setting=dict(times=args.times), rows=rows)
+    args.results.mkdir(parents=True, exist_ok=True)
+    path = args.results / 'stop_error.json'
+    path.write_text(json.dumps(content, indent=1) + '\n')
+    print(path)
+
+
+if __name__ == '__main__':
+    main()
