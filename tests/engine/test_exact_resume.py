@@ -76,7 +76,7 @@ def digests(run, iters=ITERS):
         weights=checkpoint['state_dict'], optimizer=checkpoint['optimizer'], schedules=checkpoint['param_schedulers'],
         losses={name: history.tolist() for name, history in losses.items()},
         conversion={key: value for key, value in checkpoint['message_hub']['runtime_info'][RECORD].items()
-                    if key != 'seconds'})
+                    if key not in ('seconds', 'pass_seconds', 'waited')})
     return {name: hashlib.sha256(b''.join(content(part))).hexdigest() for name, part in parts.items()}
 
 

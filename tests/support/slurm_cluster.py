@@ -155,6 +155,7 @@ class SlurmCluster:
     def hurry(self, job: str) -> None:
         """Start a requeued job now: Slurm would wait for its credential to expire."""
         self.wait_for('requeued', lambda: self.job(job)['JobState'] in ('PENDING', 'RUNNING', 'COMPLETED'))
+        time.sleep(3)  # slurmd tells a new credential from the killed one's by whole seconds: "already killed"
         self._code('scontrol', 'update', f'jobid={job}', 'starttime=now')
 
     def wait_for(self, what: str, reached: Callable[[], bool], seconds: float = PATIENCE) -> None:
