@@ -50,8 +50,8 @@ def main() -> None:
     layers = find_batch_norms(model, ('backbone',))
     forward = ModelForward(model, layers)
     data = cfg.train_dataloader
-    data.update(num_workers=0, persistent_workers=False, dataset=dict(
-        type='RepeatDataset', dataset=data.dataset, times=args.times))
+    data.update(num_workers=0, persistent_workers=False)
+    data.dataset = dict(type='RepeatDataset', dataset=data.dataset, times=args.times)
     loader = TargetLoader(Runner.build_dataloader(data, seed=0), seed=0)
     rows, whole = [], {}
     for error in (None, *args.errors):
