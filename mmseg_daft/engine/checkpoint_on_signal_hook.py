@@ -16,6 +16,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.engine.atomic_checkpoint import write_atomically
+
 STOPPED = 75
 """The exit status of a run that saved a checkpoint because of a signal: EX_TEMPFAIL, start it again with --resume."""
 CHECKPOINT = 'on_signal.pth'
@@ -82,7 +84,4 @@ def save(runner: Runner) -> None:
     if is_main_process():
         path = Path(runner.work_dir, CHECKPOINT)
         os.replace(f'{path}.part', path)
-        note = Path(runner.work_dir, 'last_checkpoint')
-        part = note.with_name(f'{note.name}.part')
-        part.write_text(str(path))
-        os.replace(part, note)
+        write_atomically(Path(runner.work_dir, 'last_checkpoint'), str(path).encode())

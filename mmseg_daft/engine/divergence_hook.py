@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from mmseg_daft.engine.atomic_checkpoint import write_atomically
 
 MARK = 'diverged.json'
 """The file in ``work_dir`` that says that, and when, a run diverged."""
@@ -46,10 +47,8 @@ class DivergenceHook(Hook):
         if math.isfinite(value):
             return
         iteration = runner.iter + 1
-        path = Path(runner.work_dir, MARK)
-        part = path.with_name(f'{MARK}.{os.getpid()}.part')  # several ranks may write
-        part.write_text(json.dumps(dict(iteration=iteration, loss=str(value))))
-        os.replace(part, path)
+        content = json.dumps(dict(iteration=iteration, loss=str(value)))
+        write_atomically(Path(runner.work_dir, MARK), content.encode())  # several ranks may write
         raise FloatingPointError(
             f'The loss of iteration {iteration} is {value}: the run diverged and ends here. '
             'Lower the learning rate (backbone_lr, head_lr), or clip the gradients: '
