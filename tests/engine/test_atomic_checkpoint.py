@@ -20,6 +20,17 @@ def write_for_ever(path, sizes):
             write_atomically(path, bytes([value]) * size)
 
 
+def wait_for_replacement(path):
+    """Return after the file was replaced once, however slow the disk is."""
+    def version():
+        status = path.stat() if path.exists() else None
+        return status and (status.st_ino, status.st_mtime_ns)
+    before, deadline = version(), time.monotonic() + 120
+    while version() == before:
+        assert time.monotonic() < deadline, 'the writer writes nothing'
+        time.sleep(0.0005)
+
+
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     path, sizes = tmp_path / 'file', [3_000_000, 5_000_000]
     rng = np.random.default_rng(0)
@@ -27,9 +38,10 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     for _ in range(20):
         process = multiprocessing.get_context('fork').Process(target=write_for_ever, args=(path, sizes))
         process.start()
-        while not path.exists():
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.03))
+        wait_for_replacement(path)
+        start = time.monotonic()
+        wait_for_replacement(path)
+        time.sleep(rng.uniform(0, 2) * (time.monotonic() - start))  # within the next two writes
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         content = path.read_bytes()
