@@ -104,13 +104,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
         import mmseg_daft  # noqa: F401  it imports mmseg, after its repairs
 
         # isort: split
+        from config_options import merge_options
         from distortion_analysis import Options, analyse
-        from mmengine.config import Config, DictAction
+        from mmengine.config import Config
 
-        reader = argparse.ArgumentParser()
-        reader.add_argument('--options', nargs='*', action=DictAction, default={})
         cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(reader.parse_args(['--options', *args.cfg_options]).options)
+        merge_options(cfg, args.cfg_options)
     rank, world_size = join_processes(args.launcher)
     options = Options(
         args.out, args.pretrained, args.stages, args.split, args.batch_size, args.workers, args.images, args.amp,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
 import re
@@ -10,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from config_options import merge_options
 from doctor_finding import Problem, describe
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
@@ -33,9 +33,7 @@ def read_config(path: Path, options: list[str]) -> Config:
         raise Problem(f'{path} cannot be read. {_where(error)}{describe(error)}',
                       "pip install 'setuptools<82', for bases mmseg::…" if gone else '') from error
     try:
-        reader = argparse.ArgumentParser(exit_on_error=False)
-        reader.add_argument('--options', nargs='*', action=DictAction, default={})
-        cfg.merge_from_dict(reader.parse_args(['--options', *options]).options)
+        merge_options(cfg, options)
     except Exception as error:
         raise Problem(f'--cfg-options {" ".join(options)}: {describe(error)}', 'Write KEY=VALUE, such as '
                       'train_dataloader.batch_size=8') from error

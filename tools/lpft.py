@@ -9,14 +9,16 @@ resumed from its last checkpoint. With --work-dir they go to DIR/lp and DIR/lpft
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from config_options import merge_options
+from mmengine.config import Config
+
+from mmseg_daft.sweep.training_output import final_checkpoint, final_metrics
 
 ROOT = Path(__file__).resolve().parent
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
@@ -37,9 +39,7 @@ def parse_args() -> argparse.Namespace:
 def read_config(config: Path, options: list[str]) -> Config:
     """Return a stage's config with the command's options."""
     cfg = Config.fromfile(config, import_custom_modules=False)
-    reader = argparse.ArgumentParser()
-    reader.add_argument('--options', nargs='*', action=DictAction, default={})
-    cfg.merge_from_dict(reader.parse_args(['--options', *options]).options)
+    merge_options(cfg, options)
     return cfg
 
 
@@ -54,19 +54,6 @@ def refuse_another_run(cfg: Config, dumped: Path) -> None:
     if differs:
         raise SystemExit(f'{dumped.parent} holds a finished run of another config: it differs in {", ".join(differs)}. '
                          'Name another --work-dir, or remove this one to train anew.')
-
-
-def was_evaluated(work_dir: Path, iterations: int) -> bool:
-    """Return whether the validation that follows the last iteration was recorded."""
-    lines = [line for file in work_dir.glob('*/vis_data/scalars.json') for line in file.read_text().splitlines()]
-    return any('mIoU' in line and json.loads(line).get('step') == iterations for line in lines)
-
-
-def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
-    """Return a finished run's final checkpoint, or None: MMEngine names the last one once it is written."""
-    path, note = work_dir / f'iter_{iterations}.pth', work_dir / 'last_checkpoint'
-    finished = path.is_file() and note.is_file() and Path(note.read_text().strip()).name == path.name
-    return path if finished else None
 
 
 def run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: list[str]) -> Path:
@@ -116,7 +103,7 @@ def main() -> None:
     start = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={head}']
     done = run_stage('LP-FT, stage 2 of 2', args.lpft, places[1], args.gpus, [*args.cfg_options, *start])
     print(f'LP-FT: {done}')
-    if not was_evaluated(places[1], int(done.stem.removeprefix('iter_'))):
+    if final_metrics(places[1], int(done.stem.removeprefix('iter_')), 'mIoU') is None:
         print(f'Its final validation is missing: python tools/test.py {args.lpft} {done}')
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import inspect
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict, DictAction
+from config_options import merge_options
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 from sweep_setup import Setup
@@ -29,9 +29,7 @@ def read(path: str, options: list[str]) -> Config:
     if not Path(path).is_file():
         raise SystemExit(f'There is no config {path}.')
     cfg = Config.fromfile(path)
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--options', nargs='*', action=DictAction, default={})
-    cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+    merge_options(cfg, options)
     return cfg
 
 

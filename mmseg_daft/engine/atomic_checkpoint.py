@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,8 @@ _SUFFIX = '.unfinished'
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file such that another process, and one after a crash, sees the old content or the new, nothing else."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}{_SUFFIX}')
+    # Not the process id: two nodes' containers may share both it and the folder.
+    unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}')
     try:
         with open(unfinished, 'wb') as file:
             file.write(content)
