@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.engine.atomic_checkpoint import mend_last_checkpoint
 from mmseg_daft.sweep import training_output as output
 from mmseg_daft.sweep.run_folder import RunFolder
 
@@ -75,7 +74,7 @@ class TrainJob:
     def _train(self, run: RunFolder, lock: int) -> str:
         description = run.description()
         iterations, metric = description['iterations'], description['metric']
-        mend_last_checkpoint(run.work_dir, run.work_dir)
+        output.mend_last_checkpoint(run.work_dir)
         self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir))
         try:
             status = 0

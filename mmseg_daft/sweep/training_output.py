@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmseg_daft.sweep.run_folder import write_whole
+
 
 def records(work_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of MMEngine's local visualizer, of all starts, oldest first."""
@@ -71,3 +73,19 @@ def diverged_at(work_dir: Path) -> int | None:
 def is_number(value: float | None) -> bool:
     """Return whether a metric is one: NaN is what a broken model may evaluate to."""
     return value is not None and math.isfinite(value)
+
+
+def mend_last_checkpoint(work_dir: Path) -> None:
+    """Let ``last_checkpoint`` name a file that is there: MMEngine's way of writing it can be cut short by a kill.
+
+    It names the newest ``iter_*.pth`` but one otherwise, as the newest may be half-written, or goes. The engine's way of
+    it looks into the files, but needs MMEngine, and this room travels to the cluster without.
+    """
+    note = work_dir / 'last_checkpoint'
+    if not note.is_file() or (note.read_text().strip() and Path(note.read_text().strip()).is_file()):
+        return
+    saved = sorted((p for p in work_dir.glob('iter_*.pth') if p.stem[5:].isdigit()), key=lambda p: int(p.stem[5:]))
+    if len(saved) > 1:
+        write_whole(note, str(saved[-2]))
+    else:
+        note.unlink()
