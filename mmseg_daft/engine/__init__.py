@@ -8,10 +8,11 @@ from mmseg_daft.engine.divergence_hook import DivergenceHook
 from mmseg_daft.engine.effective_batch_hook import EffectiveBatchHook
 from mmseg_daft.engine.exact_resume_hook import ExactResumeHook
 from mmseg_daft.engine.feature_distortion_hook import FeatureDistortionHook
+from mmseg_daft.engine.final_evaluation_hook import FinalEvaluationHook
 from mmseg_daft.engine.optim_wrapper_constructor import DAFTOptimWrapperConstructor
 from mmseg_daft.engine.pretrained_weights_hook import PretrainedWeightsHook
 from mmseg_daft.engine.zero_head import ZeroHead
 
 __all__ = ['BNConversionHook', 'BNTestModeHook', 'CPUDistributedDataParallel', 'CheckpointOnSignalHook',
            'DAFTOptimWrapperConstructor', 'DivergenceHook', 'EffectiveBatchHook', 'ExactResumeHook',
-           'FeatureDistortionHook', 'PretrainedWeightsHook', 'ZeroHead']
+           'FeatureDistortionHook', 'FinalEvaluationHook', 'PretrainedWeightsHook', 'ZeroHead']

@@ -26,6 +26,7 @@ from mmseg_daft.engine.checked_conversion import checked_conversion
 from mmseg_daft.engine.conversion_pass import PassSettings, convertible_layers, run_pass
 from mmseg_daft.engine.conversion_report import ConversionReport, describe_dataset
 from mmseg_daft.engine.model_forward import ModelForward
+from mmseg_daft.engine.start_or_resume import settle_start
 from mmseg_daft.engine.statistics_cache import cached_pass
 
 RECORD = 'bn_conversion'
@@ -66,7 +67,8 @@ class BNConversionHook(Hook):
             batch norm does (AdaBN); then the test-mode output changes, and the pass normalises by
             mini-batch, so that each layer's statistics fit the adapted layers before it.
         cache_dir: A folder in which statistics are kept and found again, by the runs of a sweep for instance
-            that differ in their learning rates; with them the conversion is the same to the bit.
+            that differ in their learning rates; with them the conversion is the same to the bit. They have to share
+            a seed (``randomness=dict(seed=0)``): without, MMEngine draws another for each run.
         stop_error: End the pass early, once the standard error of every layer's statistics is below this share of
             their scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set.
             ``None`` for the whole pass, as the paper does.
@@ -101,6 +103,10 @@ class BNConversionHook(Hook):
         self.cache_dir = cache_dir
         self.variant = ConversionVariant(mean, var, blend, compensate)
         self.stop = None if stop_error is None else StopRule(stop_error, min_batches)
+
+    def before_run(self, runner: Runner) -> None:
+        """See to it, before MMEngine loads anything, that ``load_from`` is where the run starts from."""
+        settle_start(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Convert, unless the run was resumed."""
@@ -140,9 +146,9 @@ class BNConversionHook(Hook):
         record = runner.message_hub.get_info(RECORD)
         if record is None:
             raise RuntimeError(
-                f'This run is resumed at iteration {runner.iter} from a checkpoint that was never converted, so '
-                'it would not be domain-aware fine-tuning. Start it anew in another work_dir (load_from takes '
-                'weights without resuming), or leave BNConversionHook out to go on as it was.')
+                f'This run is resumed at iteration {runner.iter} from {runner._load_from or "its last checkpoint"}, '
+                'which was never converted, so it would not be domain-aware fine-tuning. Start it anew in another '
+                'work_dir (load_from takes weights alone), or leave BNConversionHook out to go on as it was.')
         runner.logger.info(
             f'BN conversion: done before this run was resumed ({record["num_images"]} images of '
             f'{record["dataset"]}); nothing to do.')

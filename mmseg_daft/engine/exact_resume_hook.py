@@ -33,8 +33,8 @@ class ExactResumeHook(Hook):
 
     The order of samples is MMEngine's. With deterministic kernels (``randomness=dict(seed=0, deterministic=True)``)
     the weights, the optimizer and the schedules end equal to the bit; on other ones as equal as two runs ever are.
-    The number of loader workers may change between start and resume. What MMEngine leaves out stays out: a validation
-    that was cut off is not made up for.
+    The number of loader workers may change between start and resume. A validation in the midst that was
+    cut off is not made up for; the final one is, by ``FinalEvaluationHook``.
 
     Raises:
         ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, or

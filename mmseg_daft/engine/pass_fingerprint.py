@@ -10,20 +10,25 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
+import cv2
 import mmcv
 import mmengine
 import mmseg
+import numpy as np
+import PIL
 import torch
+import torchvision
 from mmengine.dist import get_dist_info
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.tf32 import float32_precision
 from mmseg_daft.engine.conversion_pass import PassSettings
 from mmseg_daft.engine.model_forward import ModelForward
 from mmseg_daft.engine.plain_description import describe
 
-FORMAT = 1
+FORMAT = 2
 """Of a statistics file, and of the way in which a pass draws its samples. Raise it whenever either changes."""
 
 
@@ -49,16 +54,18 @@ def pass_fingerprint(
         autocast = _autocast(device.type)
     return {
         'format': str(FORMAT),
-        'libraries': json.dumps(dict(mmseg=mmseg.__version__, mmcv=mmcv.__version__,
-                                     mmengine=mmengine.__version__, torch=torch.__version__)),
+        'libraries': json.dumps({library.__name__: library.__version__ for library in (
+            mmseg, mmcv, mmengine, torch, torchvision, np, cv2, PIL)}),
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
-        'precision': autocast,
+        'precision': autocast + (f', {float32_precision()}' if device.type == 'cuda' else ''),
         'weights': _hash_state(ran),
         'architecture': _hash('\n'.join(map(_settings_of, ran.named_modules()))),
         'preprocessing': _hash(describe({k: v for k, v in vars(forward.model.data_preprocessor).items()
                                          if k not in ('_modules', '_parameters', '_device', 'training')})),
         'layers': _hash(json.dumps({name: type(layer).__name__ for name, layer in layers.items()})),
-        'pass': json.dumps(dict(asdict(settings), ranks=get_dist_info()[1], batch_size=dataloader.batch_size)),
+        'seed': str(settings.seed),
+        'pass': json.dumps(dict(asdict(settings), seed=None, ranks=get_dist_info()[1],
+                                batch_size=dataloader.batch_size)),
         'collation': _hash(describe(dataloader.collate_fn)),
         'pipeline': _hash('\n'.join(_pipelines(dataloader.dataset))),
         'data': _hash('\n'.join(_samples(dataloader.dataset))),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmseg_daft.engine.pretrained_weights import match_file, match_start, pretrained_starts
+from mmseg_daft.engine.start_or_resume import settle_start
 
 
 @HOOKS.register_module()
@@ -15,10 +18,10 @@ class PretrainedWeightsHook(Hook):
     """Refuse to train from weights that fill too little of the model.
 
     Where names or shapes in a checkpoint do not match, MMEngine warns and trains from random weights
-    (mmdet issue 5284). This hook looks at every ``init_cfg=dict(type='Pretrained', …)`` and at
-    ``load_from``, of which the backbone has to match (a head for other classes may not). A resumed run
-    is left alone, and so is a module that reads its file by code of its own, which may translate names
-    (mmseg's Swin). In a config::
+    (mmdet issue 5284), and where a prefix matches nothing, it does not say what would. This hook looks at
+    every ``init_cfg=dict(type='Pretrained', …)`` and at ``load_from``, of which the backbone has to match
+    (a head for other classes may not). A resumed run is left alone, and so is a module that reads its file
+    by code of its own, which may translate names (mmseg's Swin). In a config::
 
         default_hooks = dict(pretrained=dict(type='PretrainedWeightsHook'))
 
@@ -27,20 +30,22 @@ class PretrainedWeightsHook(Hook):
             ``num_batches_tracked`` are left out. Running statistics of batch norm all have to match.
 
     Raises:
-        ValueError: In ``before_train``: less matches; the message lists what does not.
+        ValueError: In ``before_run``: less matches; the message lists what does not.
     """
 
-    priority = 'ABOVE_NORMAL'  # before anything works with the weights
+    priority = 'ABOVE_NORMAL'
 
     def __init__(self, min_share: float = 0.95) -> None:
         self.min_share = min_share
 
-    def before_train(self, runner: Runner) -> None:
-        """Check, unless the run was resumed."""
-        if runner.iter > 0:
+    def before_run(self, runner: Runner) -> None:
+        """Check, before MMEngine loads anything, unless the run is resumed or no training."""
+        settle_start(runner)
+        resumes = runner._resume and (runner._load_from or Path(runner.work_dir, 'last_checkpoint').is_file())
+        if resumes or not isinstance(runner._train_loop, BaseLoop):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if runner._load_from and not runner._resume:
+        if runner._load_from:
             state, part = model.state_dict(), 'backbone.'
             state = {name: tensor for name, tensor in state.items() if name.startswith(part)} or state
             checks = [(f'load_from={runner._load_from!r}', match_file(state, runner._load_from))]

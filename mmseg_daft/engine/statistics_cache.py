@@ -79,6 +79,8 @@ def _look_up(
         nearest = min(differences, key=len)
         reason = f'none of the {len(others)} in {path.parent} is of this pass; the nearest differs in: ' \
                  f'{", ".join(nearest)}'
+        if nearest == ['seed']:
+            reason += ' (it shuffles and augments; with randomness=dict(seed=...) in the config all runs have the same)'
     else:
         reason = f'there are none in {path.parent} yet'
     logger.info(f'BN statistics: {reason}.')

@@ -78,8 +78,8 @@ def is_number(value: float | None) -> bool:
 def mend_last_checkpoint(work_dir: Path) -> None:
     """Let ``last_checkpoint`` name a file that is there: MMEngine's way of writing it can be cut short by a kill.
 
-    It names the newest ``iter_*.pth`` but one otherwise, as the newest may be half-written, or goes. The engine's way of
-    it looks into the files, but needs MMEngine, and this room travels to the cluster without.
+    It names the newest ``iter_*.pth`` but one otherwise, as the newest may be half-written, or goes. The engine's way
+    looks into the files, but needs MMEngine, and this room travels to the cluster without.
     """
     note = work_dir / 'last_checkpoint'
     if not note.is_file() or (note.read_text().strip() and Path(note.read_text().strip()).is_file()):

@@ -225,7 +225,7 @@ def test_resuming_a_run_that_was_never_converted_is_refused(daft):
     train(plain)
     cfg = daft('run', 4)
     cfg.resume = True
-    with pytest.raises(RuntimeError, match='resumed at iteration 2 from a checkpoint that was never converted'):
+    with pytest.raises(RuntimeError, match='at iteration 2 from its last checkpoint, which was never converted'):
         train(cfg)
 
 

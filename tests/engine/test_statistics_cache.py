@@ -2,16 +2,24 @@
 
 import multiprocessing
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data_layouts import write_camvid
 from mmengine.runner import Runner
 from pretrained_files import write_start
 from small_runs import small, train
+from torchvision.transforms import InterpolationMode
 from training_process import TrainingProcess
 
 from mmseg_daft.core.batch_norm import find_batch_norms
@@ -108,7 +116,7 @@ def test_whatever_the_statistics_depend_on_is_in_the_fingerprint(make, tmp_path)
     assert changed(low=True) == ['precision']
     assert changed(**{'model.data_preprocessor.std': [50.0, 50.0, 50.0]}) == ['preprocessing']
     assert changed(**{'model.backbone.dilations': (1, 1, 1, 4)}) == ['architecture']
-    assert changed(settings=PassSettings(seed=1)) == ['pass']
+    assert changed(settings=PassSettings(seed=1)) == ['seed']
     assert changed(settings=PassSettings(num_batches=1)) == ['pass']
     assert changed(settings=PassSettings(by_batch=True)) == ['pass']
     assert changed(**{'train_dataloader.batch_size': 2}) == ['pass']
@@ -136,7 +144,7 @@ def test_a_changed_file_is_seen_and_a_copied_data_set_is_not(make, tmp_path, kin
     file = next((tmp_path / 'data' / 'dusk' / kind / 'train').iterdir())
     times = file.stat()
     file.write_bytes(file.read_bytes())  # as large as before, and with the same content
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
     assert differences(base, fingerprint(make())) == ['data']
 
 
@@ -151,7 +159,8 @@ def test_the_decoder_and_the_way_the_weights_came_do_not_matter(make, tmp_path):
 def test_a_miss_is_explained(make):
     train(make('first'))
     text = log_of(train(make('second', randomness=dict(seed=1, deterministic=True))))
-    assert 'none of the 1 in' in text and 'the nearest differs in: pass.' in text
+    assert 'none of the 1 in' in text and 'the nearest differs in: seed (it shuffles' in text
+    assert 'with randomness=dict(seed=...) in the config all runs have the same' in text
 
 
 @pytest.mark.parametrize('harm', ['cut off', 'a bit', 'not a file of its kind', 'of other layers'])
@@ -177,26 +186,35 @@ def test_data_that_are_no_files_are_told_and_the_run_goes_on(make, tmp_path):
     assert 'BN statistics: not ' in text and '20 converted' in text
 
 
-def write_often(path, value):
+def write_once(path, value):
     statistics = LayerStatistics(torch.full((100_000,), value, dtype=torch.float64), torch.ones(3), int(value))
-    for _ in range(20):
-        write_statistics(path, StoredPass({'layer': statistics}, int(value), 9, 1), {'writer': str(value)})
+    write_statistics(path, StoredPass({'layer': statistics}, int(value), 9, 1), {'writer': str(value)})
+
+
+def write_until(enough, path, value):
+    while not enough.is_set():
+        write_once(path, value)
 
 
 def test_jobs_that_write_at_once_lose_nothing(tmp_path):
     path = tmp_path / 'file.safetensors'
-    write_often(path, 1.0)
+    write_once(path, 1.0)
     context = multiprocessing.get_context('fork')
-    writers = [context.Process(target=write_often, args=(path, float(i))) for i in (1, 2, 3)]
+    enough = context.Event()
+    writers = [context.Process(target=write_until, args=(enough, path, float(i)), daemon=True) for i in (1, 2, 3)]
     for writer in writers:
         writer.start()
-    seen = set()
-    while any(writer.is_alive() for writer in writers):
+    seen, reads, deadline = set(), 0, time.monotonic() + 600
+    while len(seen) < 3 or reads < 50:
+        assert time.monotonic() < deadline
         stored = read_statistics(path)  # raises where a file is not whole
         assert (stored.statistics['layer'].mean == stored.num_batches).all()
         seen.add(stored.num_batches)
-        time.sleep(0.001)
-    assert all(writer.exitcode == 0 for writer in writers) and len(seen) > 1
+        reads += 1
+    enough.set()
+    for writer in writers:
+        writer.join()
+    assert all(writer.exitcode == 0 for writer in writers)
     assert [file.name for file in tmp_path.iterdir()] == ['file.safetensors']
 
 
@@ -232,6 +250,46 @@ def test_descriptions_hold_no_address_and_tell_objects_apart():
     endless.append(endless)
     with pytest.raises(ValueError, match='nested too deep'):
         describe(endless)
+
+
+@dataclass(slots=True)
+class Slotted:
+    value: int
+
+
+def scaled_by(factor):
+    return lambda image: image * factor
+
+
+def with_default(factor):
+    def scale(image, factor=factor):
+        return image * factor
+    return scale
+
+
+@pytest.mark.parametrize('make', [
+    Slotted, scaled_by, with_default, range, lambda n: Path(str(n)), lambda n: re.compile(str(n)),
+    lambda n: deque([n]), lambda n: partial(scaled_by(n)), lambda n: [len, max][n], lambda n: [np.exp, np.log][n],
+    lambda n: [torch.float32, torch.float16][n], lambda n: [lambda x: x, lambda x: x + 1][n],
+    lambda n: [lambda x: [x + 1 for _ in x], lambda x: [x + 2 for _ in x]][n],
+    lambda n: list(InterpolationMode)[n], lambda n: [np, torch][n]])
+def test_things_set_differently_are_told_apart_and_equal_ones_are_not(make):
+    assert describe(make(0)) == describe(make(0)) != describe(make(1))
+
+
+def test_what_does_not_show_its_content_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='Generator does not show what it holds'):
+        describe({'rng': np.random.default_rng(0)})
+
+
+def test_another_process_describes_the_same():
+    code = ("import sys, mmseg_daft; sys.path.insert(0, 'tests/engine'); import test_statistics_cache as t; "
+            "print(t.describe([t.scaled_by(2), t.Slotted(3), t.with_default(1), {'b', 'a'}]))")
+    root = Path(__file__).parents[2]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), str(root / 'tests' / 'support')])}
+    told = subprocess.run([sys.executable, '-c', code], cwd=root, env=env, capture_output=True, text=True, check=True)
+    here = describe([scaled_by(2), Slotted(3), with_default(1), {'a', 'b'}])
+    assert told.stdout.splitlines()[-1] == here
 
 
 def test_one_digest_for_all_parts():

@@ -21,5 +21,6 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
     pretrained=dict(type='PretrainedWeightsHook'),
     batch=dict(type='EffectiveBatchHook', images=16),
+    evaluation=dict(type='FinalEvaluationHook'),
     divergence=dict(type='DivergenceHook'),
     on_signal=dict(type='CheckpointOnSignalHook'))
