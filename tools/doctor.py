@@ -50,6 +50,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
         check_classes,
         check_conversion,
         check_hooks,
+        check_pass,
         check_rates,
         model_types,
     )
@@ -73,6 +74,8 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     exam.check('rates', check_rates, cfg, optimizer)
     exam.check('hooks', check_hooks, cfg)
     exam.check('conversion', check_conversion, cfg, model)
+    if train is not None:
+        exam.check('conversion', check_pass, cfg, train)
     usable = train if not exam.failed('train data', 'classes') else False
     step = exam.obtain('training step', training_step, cfg, model, usable, args.full)
     exam.check('training step', check_step, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 from doctor_config import custom_imports, hook_of, hooks_of, type_name, types_in
 from doctor_data import leaf_cfgs
@@ -19,6 +19,9 @@ from torch import nn
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.engine.effective_batch_hook import batch_fix
 from mmseg_daft.engine.rate_floor import refuse_floor_above_rate
+
+TO_ZERO = ('PolyLR', 'CosineAnnealingLR')
+"""Schedules that end at their ``eta_min``, 0 by default."""
 
 
 def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
@@ -105,9 +108,17 @@ def check_rates(cfg: Config, wrapper: OptimWrapper) -> Iterator[Finding]:
         length = cfg.train_cfg.get(key)
         ends = [c['end'] for c in cfgs if c.get('by_epoch', True) is by_epoch and c.get('end')]
         if length and ends and max(ends) != length:
-            effect = 'the rest runs at the last rate' if max(ends) < length else 'the rate never gets there'
-            yield warn('schedule', f'param_scheduler ends at {max(ends)}, training at {key}={length}: '
-                          f'{effect}.', f'Set end={length} in param_scheduler.')
+            last = max((c for c in cfgs if c.get('end') == max(ends)), key=_floor)
+            stands_still = max(ends) < length and type_name(last) in TO_ZERO and _floor(last) == 0
+            effect = ('nothing is trained in the rest, whose rate is 0' if stands_still else
+                      'the rest runs at the last rate' if max(ends) < length else 'the rate never gets there')
+            yield (fail if stands_still else warn)(
+                'schedule', f'param_scheduler ends at {max(ends)}, training at {key}={length}: {effect}.',
+                f'Set end={length} in param_scheduler.')
+
+
+def _floor(scheduler: dict) -> float:
+    return scheduler.get('eta_min') or scheduler.get('eta_min_ratio') or 0
 
 
 def check_hooks(cfg: Config) -> Iterator[Finding]:
@@ -153,6 +164,16 @@ def check_conversion(cfg: Config, model: nn.Module) -> Iterator[Finding]:
                       'Name modules that hold others, or fine-tune without the conversion.')
     else:
         yield ok('conversion', found)
+
+
+def check_pass(cfg: Config, dataset: Sized) -> Iterator[Finding]:
+    """Compare how many mini-batches BNConversionHook would take with how many there are."""
+    wanted = (hook_of(cfg, 'BNConversionHook') or {}).get('num_batches')
+    batch_size = cfg.train_dataloader.get('batch_size') or 1
+    there = -(-len(dataset) // batch_size)
+    if wanted and wanted > there:
+        yield fail('conversion', f'BNConversionHook(num_batches={wanted}), and the {len(dataset)} training images are '
+                   f'{there} mini-batches of {batch_size}.', 'Leave num_batches out, for all of them.')
 
 
 def model_types(cfg: Config) -> set[str]:

@@ -243,6 +243,14 @@ def misspelt_modules(case):
     case.cfg.custom_hooks[0].modules = ('backbone.layer5',)
 
 
+def nothing_left_to_train_at(case):
+    case.cfg.param_scheduler[0].end = 8
+
+
+def more_batches_than_there_are(case):
+    case.cfg.custom_hooks[0].num_batches = 500
+
+
 def misspelt_hook(case):
     case.cfg.custom_hooks[0].type = 'BNConversionHok'
 
@@ -285,6 +293,8 @@ def endless_loss(case):
     (missing_rate, 'rates', 'paramwise_cfg lacks head_lr', 'head_lr=0.1'),
     (no_batch_norm, 'conversion', 'hold no batch-norm layer', 'fine-tune without the conversion'),
     (misspelt_modules, 'conversion', "no submodule 'backbone.layer5'", "'backbone.layer4'"),
+    (nothing_left_to_train_at, 'schedule', 'max_iters=10: nothing is trained in the rest', 'end=10'),
+    (more_batches_than_there_are, 'conversion', 'num_batches=500', 'Leave num_batches out'),
     (misspelt_hook, 'hooks', 'BNConversionHok is not registered', 'check its spelling'),
     (compiled_op, 'mmcv ops', 'FocalLoss of this model calls one', "pip install 'mmcv>=2.1,<2.2'"),
     (endless_loss, 'training step', 'not finite', 'normalisation'),
@@ -299,7 +309,7 @@ def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch
 
 
 def test_what_may_be_meant_only_warns(case, examine):
-    case.cfg.param_scheduler[0].end = 8
+    case.cfg.param_scheduler[0].update(end=8, eta_min=1e-6)
     case.cfg.pop('custom_imports')
     status, output = examine(case.write(), '--gpus', 2)
     assert status == 0 and output.splitlines()[-1] == 'Ready.'
