@@ -62,7 +62,8 @@ class DAFTOptimWrapperConstructor:
             near = difflib.get_close_matches(next(iter(options)), known, n=1)
             raise ValueError(
                 f'paramwise_cfg of DAFTOptimWrapperConstructor does not take {sorted(options)}'
-                + (f'; did you mean {near[0]!r}?' if near else f'; it takes {known}.'))
+                + (f'; did you mean {near[0]!r}?' if near else f'; it takes {known}. What a base config has set goes '
+                   'by paramwise_cfg=dict(_delete_=True, ...).'))
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""

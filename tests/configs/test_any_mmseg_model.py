@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from data_layouts import write_pair
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from shipped_configs import paste
@@ -82,6 +83,22 @@ def test_convnext_is_refused(voc_root, tmp_path):
     refuse(paste(f'fcn/fcn_r50-d8_4xb4-20k{VOC}', tmp_path, voc_root, **{
         'model.backbone': dict(_delete_=True, type='TorchvisionConvNeXt'), 'model.auxiliary_head': None,
         'model.decode_head.in_channels': 768, 'model.decode_head.in_index': 0}))
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_the_convnext_that_mmseg_ships_is_refused(tmp_path, replaced):
+    pytest.importorskip('mmpretrain', reason="mmseg's ConvNeXt is mmpretrain's")
+    write_pair(tmp_path / 'images/training/a.jpg', tmp_path / 'annotations/training/a.png', (80, 80), 150, 0)
+    cfg = paste('convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py', tmp_path, tmp_path)
+    cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer, **{
+        key: cfg.optim_wrapper[key] for key in ('constructor', 'paramwise_cfg')})  # without AMP
+    if not replaced:
+        with pytest.raises(ValueError, match=r"does not take \['decay_rate'.*_delete_=True"):
+            train(cfg)
+        return
+    for key in ('decay_rate', 'decay_type', 'num_layers'):
+        del cfg.optim_wrapper.paramwise_cfg[key]
+    refuse(cfg)
 
 
 def test_a_transformer_is_refused(cityscapes_root, tmp_path):

@@ -96,12 +96,18 @@ def stripes(tmp_path_factory):
     return root
 
 
+def hue(colour):
+    """The angle of a colour around the axis of greys, in degrees."""
+    a, b, c = colour
+    return np.degrees(np.arctan2(np.sqrt(3) * (b - c), 2 * a - b - c))
+
+
 def test_cityscapes_crop_and_jitter(stripes):
     """Brightness scales everything, contrast the stripes' difference, saturation the colours' distance from grey."""
     np.random.seed(0)
     dataset, preprocessor = dataset_and_preprocessor(
         DAFT_VOC.replace('voc12aug-513x513', 'cityscapes-768x768'), stripes)
-    seen, flipped, starts = [], [], []
+    seen, flipped, starts, hues = [], [], [], []
     bright, dark = 1.6 * COLOUR, 0.4 * COLOUR
     for _ in range(80):
         sample = dataset[0]
@@ -118,10 +124,13 @@ def test_cityscapes_crop_and_jitter(stripes):
         if high.max() > 253 or low.min() < 2:
             continue  # clipped: the factors cannot be told apart
         middle = (high + low) / 2
+        hues.append(hue(high))
         brightness = middle @ LUMINANCE / (COLOUR @ LUMINANCE)
         contrast = (high - low) @ LUMINANCE / ((bright - dark) @ LUMINANCE) / brightness
         saturation = (middle[2] - middle[0]) / (COLOUR[2] - COLOUR[0]) / brightness / contrast
         seen.append((brightness, contrast, saturation))
+    turned = abs(np.array(hues) - hue(COLOUR))
+    assert np.median(turned) < 1, turned  # degrees, by rounding to 8 bits; a jitter of 0.01 has a median of 1.8
     assert len(seen) > 50 and len(set(starts)) > 20
     low, high = np.min(seen, 0), np.max(seen, 0)
     assert (low > 0.47).all() and (high < 1.53).all(), (low, high)
