@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import mmseg_daft  # noqa: F401  before anything imports mmseg
 
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+os.environ['NO_PROXY'] = f'{os.environ.get("NO_PROXY", "")},127.0.0.1,localhost'
+# No test is about speed, and machines pause.
+settings.register_profile('any machine', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('any machine')
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,9 +23,9 @@ def test_the_lines_to_paste_make_daft_of_a_shipped_config(tmp_path, voc_root):
 
 
 def test_nothing_is_left_to_fill_in():
-    for page in Path(__file__).parents[1].glob('**/*.md'):
-        if '.venv' not in str(page):
-            assert not re.search(r'@[A-Z]+@|TODO', page.read_text()), page
+    root = Path(__file__).parents[1]
+    for page in (page for folder in ('', 'configs', 'docs', 'benchmarks') for page in (root / folder).glob('*.md')):
+        assert not re.search(r'@[A-Z]+@|TODO', page.read_text()), page
 
 
 def test_every_file_and_target_it_names_exists():

@@ -25,7 +25,7 @@ def wait_for_replacement(path):
     def version():
         status = path.stat() if path.exists() else None
         return status and (status.st_ino, status.st_mtime_ns)
-    before, deadline = version(), time.monotonic() + 120
+    before, deadline = version(), time.monotonic() + 600
     while version() == before:
         assert time.monotonic() < deadline, 'the writer writes nothing'
         time.sleep(0.0005)
@@ -36,7 +36,8 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
     rng = np.random.default_rng(0)
     seen, left = set(), 0
     for _ in range(20):
-        process = multiprocessing.get_context('fork').Process(target=write_for_ever, args=(path, sizes))
+        process = multiprocessing.get_context('fork').Process(
+            target=write_for_ever, args=(path, sizes), daemon=True)
         process.start()
         wait_for_replacement(path)
         start = time.monotonic()

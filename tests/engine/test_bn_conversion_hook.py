@@ -279,7 +279,7 @@ def test_every_checkpoint_keeps_the_tensors_that_training_began_with_also_after_
     train(daft(iters=4, resume=True))
     names = {f'{layer}.{tensor}' for layer in find_batch_norms(start(daft('other')).model, ('backbone',))
              for tensor in ('weight', 'bias', 'running_mean', 'running_var')}
-    first, resumed = (torch.load(Path(daft().work_dir) / f'iter_{i}.pth', weights_only=True) for i in (2, 4))
+    first, resumed = (torch.load(Path(daft().work_dir) / f'iter_{i}.pth') for i in (2, 4))
     for checkpoint in (first, resumed):
         kept = checkpoint['message_hub']['runtime_info'][CONVERTED]
         assert kept.keys() == names

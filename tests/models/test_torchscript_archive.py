@@ -67,9 +67,9 @@ def rewrite(path, change):
 @pytest.mark.parametrize('by', ['script', 'trace'])
 def test_all_tensors_equal_those_of_torch_jit_load(by, tmp_path):
     torch.manual_seed(0)
-    net, path = Outer().half(), str(tmp_path / 'net.pt')
-    image = torch.randn(1, 3, 4, 4).half()
-    (torch.jit.script(net) if by == 'script' else torch.jit.trace(net.eval(), image)).save(path)
+    net, path = Outer(), str(tmp_path / 'net.pt')
+    image = torch.randn(1, 3, 4, 4)
+    (torch.jit.script(net) if by == 'script' else torch.jit.trace(net.eval(), image)).half().save(path)
     tensors, expected = read_tensors(path), torch.jit.load(path).state_dict()
     assert tensors.keys() == expected.keys() and len(expected) == 21
     for name, tensor in expected.items():

@@ -48,7 +48,7 @@ class TrainingProcess:
         for process in self.ranks:
             process.start()
 
-    def wait_for(self, event: str, count: int, timeout: float = 240) -> bool:
+    def wait_for(self, event: str, count: int, timeout: float = 900) -> bool:
         """Wait until an event has happened so many times; return ``False`` where the run ended before."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -68,7 +68,7 @@ class TrainingProcess:
             process.kill()
             process.join()
 
-    def finish(self, timeout: float = 240) -> None:
+    def finish(self, timeout: float = 900) -> None:
         """Wait for the end and check that it is a good one."""
         for process in self.ranks:
             process.join(timeout)

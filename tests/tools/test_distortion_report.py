@@ -1,6 +1,7 @@
 """The report of real runs, opened in a real browser."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,7 +36,10 @@ def browser(tmp_path):
     for flag in (*FLAGS, f'--user-data-dir={tmp_path / "profile"}'):
         options.add_argument(flag)
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    subprocess.run([BROWSER, '--version'], check=True)  # reads it from a slow disk, which the driver would not wait for
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(600)
+    driver.set_script_timeout(600)
     yield driver
     driver.quit()
 

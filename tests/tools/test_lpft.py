@@ -86,7 +86,7 @@ def test_killed_in_its_first_stage_it_goes_on_from_there(stages, tmp_path):
     process = subprocess.Popen(command(lp, ft, *work, *slow), cwd=ROOT, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     note = tmp_path / 'runs' / 'lp' / 'last_checkpoint'
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not note.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
