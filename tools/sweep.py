@@ -194,7 +194,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def status(args: argparse.Namespace, console: Console) -> int:
     """Show where the sweep stands."""
-    from sweep_executor import slurm_queue
+    from sweep_executor import known_queue
     from sweep_loop import observe, patience
     from sweep_screen import screen
     from sweep_setup import Setup
@@ -202,9 +202,9 @@ def status(args: argparse.Namespace, console: Console) -> int:
     setup = Setup.load(args.folder)
 
     def picture() -> Any:
-        queue = slurm_queue() if shutil.which('squeue') else set()
-        remark = 'Slurm does not answer, so what waits in its queue is not shown' if queue is None else ''
-        decision, seen = observe(setup, args.folder, queue or set(), *patience(args.folder))
+        queue = known_queue()
+        remark = 'Slurm does not answer: what was submitted is shown as queued' if queue is None else ''
+        decision, seen = observe(setup, args.folder, queue, *patience(args.folder))
         return screen(setup, args.folder, decision, seen, max(1, sum(s.active for s in seen.values())), remark)
 
     if not args.watch:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ class Executor:
         Raises:
             submitit.core.utils.FailedJobError: Slurm took none of them.
         """
-        jobs = [TrainJob(place.path) for place in places]
+        jobs = [TrainJob(place.path, uuid.uuid4().hex) for place in places]
         if self.kind == 'slurm':
             self._submit_array(places, jobs)
         else:
@@ -80,10 +81,14 @@ class Executor:
 
     def interrupt(self) -> None:
         """Let what runs here save a checkpoint and end; what is on the cluster goes on."""
-        for job in self.jobs.values():
-            if not job.done():
-                job.cancel()
+        under_way = [job for job in self.jobs.values() if not job.done()]
+        for job in under_way:
+            job.cancel()
+        for job in under_way:
+            while not job.done():
+                time.sleep(0.2)
         for place in self.places:
+            place.excuse(place.submissions()[-1]['ticket'])  # it may have been too early for an attempt
             while place.is_locked():
                 time.sleep(0.2)
 
@@ -103,12 +108,13 @@ class Executor:
             raise SystemExit(f'--slurm: {error}') from error
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
-        for place, job in zip(places, submitted, strict=True):
-            place.submitted(job.job_id, 'slurm')
+        for place, job, one in zip(places, jobs, submitted, strict=True):
+            place.submitted(one.job_id, 'slurm', job.ticket)
 
     def _submit_here(self, place: RunFolder, job: TrainJob) -> None:
         if self.kind == 'debug':
             submitted = self.submitit.DebugExecutor(self.folder).submit(job)
+            place.submitted(submitted.job_id, 'debug', job.ticket)
             submitted.exception()  # runs it; a failure is in the run's folder
             return
         gpus = self._free_gpus()
@@ -118,7 +124,7 @@ class Executor:
         submitted.gpus = gpus
         self.jobs[submitted.job_id] = submitted
         self.places.append(place)
-        place.submitted(submitted.job_id, 'local')
+        place.submitted(submitted.job_id, 'local', job.ticket)
 
     def _free_gpus(self) -> list[int]:
         """Return the GPUs for one more run here: those that are visible and not in use by another one."""
@@ -128,6 +134,11 @@ class Executor:
         used = {gpu for job in self.jobs.values() if not job.done() for gpu in job.gpus}
         free = [int(gpu) for gpu in visible.split(',') if gpu.strip() and int(gpu) not in used]
         return free[:self.gpus_per_run]
+
+
+def known_queue() -> set[str] | None:
+    """Return what the queue of this machine's cluster holds, nothing without one; None where Slurm does not answer."""
+    return slurm_queue() if shutil.which('squeue') else set()
 
 
 def slurm_queue(cancel_held: bool = False) -> set[str] | None:

@@ -19,9 +19,9 @@ MOST_REFUSALS = 3
 
 
 def observe(
-    setup: Setup, folder: Path, in_queue: set[str], max_failures: int, accept_missing: bool,
+    setup: Setup, folder: Path, in_queue: set[str] | None, max_failures: int, accept_missing: bool,
 ) -> tuple[Decision, dict[str, Seen]]:
-    """Return the decision and what it rests on."""
+    """Return the decision and what it rests on; without a known queue, all jobs count as under way."""
     return decide_by_looking(
         setup.sweep, lambda run: look(folder, run, in_queue), max_failures, accept_missing)
 
@@ -41,18 +41,18 @@ def run_sweep(
         interval: Seconds between two looks.
         show: Called with the decision, what is known, and a remark.
     """
-    refusals, queue = 0, set()
+    refusals = 0
     with locked(folder):
         write_whole(folder / 'patience.json', [max_failures, accept_missing])
         while True:
-            answer = executor.in_queue()  # before the folders: what ends meanwhile has its result there
-            queue, remark = (queue, 'Slurm does not answer: waiting for it') if answer is None else (answer, '')
+            queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
+            remark = 'Slurm does not answer: waiting for it' if queue is None else ''
             decision, seen = observe(setup, folder, queue, max_failures, accept_missing)
             active = [run for run in decision.runs if seen[run.name].active]
             show(decision, seen, remark)
             if decision.complete or not (decision.start or active):
                 return decision, seen
-            due = [] if answer is None else decision.start[:executor.free(len(active))]
+            due = [] if queue is None else decision.start[:executor.free(len(active))]
             if due:
                 places = [describe(setup, folder, run) for run in due]
                 try:

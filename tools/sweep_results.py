@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sweep_executor import known_queue
 from sweep_loop import observe, patience
 from sweep_screen import state_of
 from sweep_setup import Setup, run_folder
@@ -22,7 +23,7 @@ from mmseg_daft.sweep.training_output import iteration_of
 
 def write_results(setup: Setup, folder: Path, console: Console) -> list[str]:
     """Write all files into ``DIR/results`` and return what is missing."""
-    decision, seen = observe(setup, folder, set(), *patience(folder))
+    decision, seen = observe(setup, folder, known_queue(), *patience(folder))
     rows = [row_of(setup, folder, run, seen[run.name]) for run in decision.runs]
     results, place, metric = method_results(rows), folder / 'results', setup.sweep.metric
     missing = [f'{row["name"]}: {row["state"]}, at iteration {row["iteration"]} of {row["iterations"]}' for row in rows
@@ -60,7 +61,7 @@ def row_of(setup: Setup, folder: Path, run: Run, seen: Seen) -> dict[str, Any]:
         backbone_lr=run.backbone_lr, head_lr=run.head_lr, seed=run.seed, start=run.start.name if run.start else None,
         metric=setup.sweep.metric, value=result.get('value'), split='test' if run.stage == REPORT else 'held-out',
         iterations=setup.sweep.iterations, iteration=result.get('iteration') or iteration_of(place.work_dir),
-        failures=sum(attempt['outcome'] == 'failed' for attempt in place.attempts()),
+        failures=place.failures(seen.active),
         gpu_hours=round(result['seconds'] * max(1, setup.gpus_per_run) / 3600, 4) if result else None,
         gpus=setup.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=described.get('revision'),
         versions=json.dumps(result['versions']) if result else None, config=setup.configs[run.method],

@@ -45,7 +45,7 @@ def screen(
     for method, reason in decision.blocked.items():
         lines.append(Text(f'{method} cannot go on: {reason}', style='red'))
     failed = [run for run in decision.runs if states[run.name] == 'failed']
-    lines += [Text(f'  why: {run_folder(folder, run).log}', style='red') for run in failed[:3]]
+    lines += [Text(f'  why: {_reason(folder, run)}', style='red') for run in failed[:3]]
     lines.append(Text(_time_left(setup, folder, decision, seen, progress, parallel)))
     if remark:
         lines.append(Text(remark, style='yellow'))
@@ -79,6 +79,12 @@ def state_of(folder: Path, run: Run, seen: Seen) -> str:
     if seen.active:
         return 'running' if run_folder(folder, run).is_locked() else 'queued'
     return 'failed' if seen.failures else 'to start'
+
+
+def _reason(folder: Path, run: Run) -> Path:
+    """Return the log that tells why a run failed: the training's, or that of a job which did not come so far."""
+    place = run_folder(folder, run)
+    return place.log if place.log.exists() else folder / 'jobs' / f'{place.job()}_0_log.err'
 
 
 def _best(runs: list[Run], seen: dict[str, Seen]) -> str:

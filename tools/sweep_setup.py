@@ -136,10 +136,11 @@ def _launcher(setup: Setup) -> list[str]:
     return ['--launcher', 'pytorch'] if setup.gpus_per_run > 1 else []
 
 
-def look(folder: Path, run: Run, in_queue: set[str]) -> Seen:
-    """Return what is known of a run, given the jobs that the queue knows."""
+def look(folder: Path, run: Run, in_queue: set[str] | None) -> Seen:
+    """Return what is known of a run, given the jobs that the queue knows; where it is not known, a job is under way."""
     place = run_folder(folder, run)
-    return place.seen(place.job() in in_queue)
+    job = place.job()
+    return place.seen(job is not None and (in_queue is None or job in in_queue))
 
 
 def revision() -> str:

@@ -31,9 +31,11 @@ class TrainJob:
 
     Attributes:
         folder: The run's folder, with its ``run.json``.
+        ticket: Which submission this is, as of ``RunFolder.submitted``.
     """
 
     folder: Path
+    ticket: str = ''
     process: subprocess.Popen | None = field(default=None, init=False)
     attempt: Path | None = field(default=None, init=False)
 
@@ -46,6 +48,8 @@ class TrainJob:
         run = RunFolder(Path(self.folder))
         lock = run.lock()
         if lock is None:
+            if self.ticket:
+                run.excuse(self.ticket)
             return 'busy'
         try:
             return self._train(run, lock) if run.result() is None else 'done'
@@ -57,7 +61,7 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         self.stop()
-        return DelayedSubmission(TrainJob(self.folder))
+        return DelayedSubmission(TrainJob(self.folder, self.ticket))
 
     def stop(self) -> None:
         """Ask the training to save a checkpoint, and wait for its end."""
@@ -75,7 +79,8 @@ class TrainJob:
         description = run.description()
         iterations, metric = description['iterations'], description['metric']
         output.mend_last_checkpoint(run.work_dir)
-        self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir))
+        self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir),
+                                         self.ticket)
         try:
             status = 0
             if output.final_checkpoint(run.work_dir, iterations) is None:

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ class RunFolder:
 
     ========================  ===============================================================
     ``run.json``              what the run is: method, stage, rates, seed, commands
-    ``job.json``              the job that was submitted last
-    ``attempts/0001.json``    each start: when, where, by which job, and how it ended
+    ``submissions/0001.json`` each job that was submitted to train it, with the ticket that it carries
+    ``busy/TICKET``           a job that came while another one was training, and left
+    ``attempts/0001.json``    each start: when, where, by which job with which ticket, and how it ended
     ``result.json``           the result; where this is, the run is never started again
     ``lock``                  held by the process that trains
     ``train/``                MMEngine's work directory
@@ -68,14 +69,23 @@ class RunFolder:
         """Return what the run is."""
         return read_json(self.path / 'run.json')
 
-    def submitted(self, job: str, executor: str) -> None:
-        """Note the job that is to train this run."""
-        write_whole(self.path / 'job.json', dict(job=job, executor=executor, time=time.time()))
+    def submitted(self, job: str, executor: str, ticket: str) -> None:
+        """Note a job that is to train this run, and the ticket that it carries."""
+        write_whole(self.path / 'submissions' / f'{len(self.submissions()) + 1:04d}.json',
+                    dict(job=job, executor=executor, ticket=ticket, time=time.time()))
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """Return the jobs that were submitted, in order."""
+        return self._notes('submissions')
 
     def job(self) -> str | None:
         """Return the job that was submitted last."""
-        note = read_json(self.path / 'job.json')
-        return note['job'] if note else None
+        submissions = self.submissions()
+        return submissions[-1]['job'] if submissions else None
+
+    def excuse(self, ticket: str) -> None:
+        """Note that a job has nothing to do, or shall do nothing: that it makes no attempt is no failure."""
+        write_whole(self.path / 'busy' / ticket, '')
 
     def result(self) -> dict[str, Any] | None:
         """Return the result."""
@@ -87,13 +97,13 @@ class RunFolder:
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the starts, in order."""
-        return [read_json(path) for path in sorted((self.path / 'attempts').glob('[0-9]*.json'))]
+        return self._notes('attempts')
 
-    def begin_attempt(self, job: str, iteration: int) -> Path:
+    def begin_attempt(self, job: str, iteration: int, ticket: str = '') -> Path:
         """Note a start, from an iteration; return the note's path for ``end_attempt``."""
         path = self.path / 'attempts' / f'{len(self.attempts()) + 1:04d}.json'
         write_whole(path, dict(started=time.time(), host=socket.gethostname(), pid=os.getpid(), job=job,
-                               iteration=iteration, outcome=None))
+                               ticket=ticket, iteration=iteration, outcome=None))
         return path
 
     @staticmethod
@@ -140,7 +150,16 @@ class RunFolder:
         if result is not None:
             return Seen(value=result['value'], diverged=result['diverged'])
         active = in_queue or self.is_locked()
-        return Seen(failures=count_failures(self.attempts(), active), active=active)
+        return Seen(failures=self.failures(active), active=active)
+
+    def failures(self, active: bool = False) -> int:
+        """Return how many starts failed, and how many jobs did not come as far as a start."""
+        attempts = self.attempts()
+        came = {attempt.get('ticket') for attempt in attempts} | {path.name for path in self.path.glob('busy/*')}
+        return count_failures(attempts, active) + count_vanished(self.submissions(), came, active)
+
+    def _notes(self, kind: str) -> list[dict[str, Any]]:
+        return [read_json(path) for path in sorted((self.path / kind).glob('[0-9]*.json'))]
 
 
 def count_failures(attempts: Sequence[dict[str, Any]], active: bool) -> int:
@@ -160,3 +179,17 @@ def count_failures(attempts: Sequence[dict[str, Any]], active: bool) -> int:
             going_on = active if later is None else later['iteration'] > attempt['iteration']
             failures += not going_on
     return failures
+
+
+def count_vanished(submissions: Sequence[dict[str, Any]], came: Set[str], active: bool) -> int:
+    """Return how many jobs left the queue without a word: the package could not be loaded, a mount was missing.
+
+    Without them a run whose jobs die so early would be submitted for ever.
+
+    Args:
+        submissions: In order.
+        came: The tickets of the jobs that are known to have come.
+        active: The last one is in the queue, or the run is being trained.
+    """
+    settled = submissions[:-1] if active else submissions
+    return sum(submission['ticket'] not in came for submission in settled)

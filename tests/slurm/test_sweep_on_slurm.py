@@ -49,7 +49,7 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     run = ('run', folder, '--executor', 'slurm', '--parallel', '2', '--interval', '1',
            '--slurm', 'partition=test', 'cpus_per_task=1')
     process, log = start(*run)
-    cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/job.json'))) == 4, 200)
+    cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/submissions'))) == 4, 200)
     cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 200)
     process.kill()  # the tool, without a word
     cluster.stop('slurmctld')
@@ -70,7 +70,8 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     assert all(won in name for name in found if name.startswith(('daft_step2', 'daft_report')))
     for attempts in folder.glob('runs/*/attempts'):
         assert [json.loads(path.read_text())['outcome'] for path in attempts.iterdir()] in (['done'], ['diverged'])
-    assert all('_' in json.loads(path.read_text())['job'] for path in folder.glob('runs/*_step1_*/job.json'))  # arrays
+    jobs = [json.loads(path.read_text())['job'] for path in folder.glob('runs/*_step1_*/submissions/*')]
+    assert all('_' in job for job in jobs)  # arrays
 
     process, log = start('collect', folder)
     assert process.wait(200) == 0, log.read_text()

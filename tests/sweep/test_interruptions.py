@@ -19,8 +19,9 @@ SWEEP = Sweep({
     'lpft': Protocol((Step(('backbone_lr', 'head_lr'), (0.1, 0.01)),), starts_from='lp'),
     'daft': Protocol((Step(('backbone_lr',), (0.3, 0.1, 0.03)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0}),
 }, select_seeds=(0, 1), report_seeds=(0, 1))
-# What ends a job: it ends well, it fails, its node dies, or Slurm takes it off and starts the same job again.
-EVENTS = st.sampled_from(['finish', 'fail', 'vanish', 'preempt', 'progress'])
+# What ends a job: it ends well, it fails, its node dies, or Slurm takes it off and starts the same job again; or it
+# dies before it notes that it has begun.
+EVENTS = st.sampled_from(['finish', 'fail', 'vanish', 'preempt', 'progress', 'vanish before its attempt'])
 STEPS = st.one_of(st.tuples(EVENTS, st.integers(0, 20)), st.just(('restart', 0)), st.just(('look', 0)))
 
 
@@ -52,7 +53,7 @@ class Cluster:
             place = self.place(run)
             place.describe(dict(name=run.name))
             if not forget_job:
-                place.submitted(str(self.jobs), 'slurm')
+                place.submitted(str(self.jobs), 'slurm', f'ticket-{self.jobs}')
             self.queue[str(self.jobs)] = run
             if run.name not in self.order:
                 self.order.append(run.name)
@@ -60,6 +61,12 @@ class Cluster:
     def happen(self, event, job):
         """Let a queued job come to something, as the real one does: lock, attempt, result."""
         run, place = self.queue[job], self.place(self.queue[job])
+        if event == 'vanish before its attempt':
+            self.failed[run.name] = self.failed.get(run.name, 0) + 1
+            if self.failed[run.name] <= MAX_FAILURES:
+                del self.queue[job]
+                return
+            event = 'finish'
         lock = place.lock(seconds=0)
         assert lock is not None and place.is_locked()
         try:
@@ -67,7 +74,8 @@ class Cluster:
                 del self.queue[job]  # a duplicate, of which nobody knew
                 return
             saved = place.path / 'checkpoint'
-            attempt = place.begin_attempt(job, int(saved.read_text()) if saved.exists() else 0)
+            attempt = place.begin_attempt(job, int(saved.read_text()) if saved.exists() else 0,
+                                          f'ticket-{job}')
             if event == 'progress':
                 saved.write_text(str(int(saved.read_text()) + 1 if saved.exists() else 1))
                 event = 'preempt'
@@ -90,15 +98,15 @@ class Cluster:
         finally:
             os.close(lock)
 
-    def end(self):
-        """Go on without a disturbance until nothing is left to do."""
+    def end(self, event='finish'):
+        """Go on without another disturbance until nothing is left to do."""
         for _ in range(200):
             decision, seen = self.look()
             if decision.complete or not (decision.start or self.queue):
                 return decision, seen
             self.submit()
             for job in [*self.queue]:
-                self.happen('finish', job)
+                self.happen(event, job)
         raise AssertionError('it never ends')
 
 
@@ -151,3 +159,23 @@ def test_any_interleaving_ends_in_the_same_table(steps):
         positions = {name: i for i, name in enumerate(cluster.order)}
         first_of_step2 = min(position for name, position in positions.items() if 'daft_step2' in name)
         assert all(position < first_of_step2 for name, position in positions.items() if 'daft_step1' in name)
+
+
+def test_a_run_whose_jobs_die_before_they_begin_is_given_up(tmp_path):
+    """As where the package cannot be loaded on the nodes: nothing is in the run's folder but the submissions."""
+    cluster = Cluster(tmp_path)
+    cluster.happen = lambda event, job: cluster.queue.pop(job)
+    decision, seen = cluster.end('vanish')
+    first = [run for run in decision.runs if run.method in ('lp', 'daft')]
+    assert {seen[run.name].failures for run in first} == {MAX_FAILURES + 1} and cluster.jobs == 3 * len(first)
+    assert {'lp', 'daft'} <= set(decision.blocked) and not decision.complete
+
+
+def test_jobs_that_had_nothing_to_do_are_no_failures(tmp_path):
+    place = RunFolder(tmp_path)
+    for number in range(3):
+        place.submitted(str(number), 'slurm', f'ticket-{number}')
+    assert place.seen().failures == 3 and place.seen(in_queue=True).failures == 2
+    place.excuse('ticket-1')
+    place.begin_attempt('0', 0, 'ticket-0')
+    assert place.seen().failures == 1 + 1  # the first job by its attempt, of which no word came, and the last job

@@ -1,6 +1,7 @@
 """tools/sweep.py without a cluster: what it refuses, what it freezes, and a sweep of real trainings on this machine."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -149,6 +150,17 @@ def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monk
     assert (tmp_path / 'cancelled').read_text() == '2\n'
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     assert slurm_queue() is None
+
+
+def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(tmp_path):
+    """As where a node's Python cannot load them; no training, the folder of a sweep is enough."""
+    setup_of('x.py', gpus_per_run=0, directory=str(tmp_path)).save(tmp_path / 'sweep')
+    (tmp_path / 'sitecustomize.py').write_text('import os\n'
+                                               'if "SUBMITIT_LOCAL_JOB_ID" in os.environ: os._exit(3)\n')
+    output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, code=1,
+                   env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])))
+    assert 'failed more than 1 times: ft_step1' in output
+    assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
 def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
