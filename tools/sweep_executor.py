@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_daft import sweep
-from mmseg_daft.sweep.job import TrainJob
+from mmseg_daft.sweep.job import PATIENCE, SIGNAL, TrainJob
+from mmseg_daft.sweep.process_tree import ask_until_it_ends
 from mmseg_daft.sweep.run_folder import RunFolder
 
 A_WEEK = 7 * 24 * 60
@@ -80,7 +81,7 @@ class Executor:
                 self._submit_here(place, job)
 
     def interrupt(self) -> None:
-        """Let what runs here save a checkpoint and end; what is on the cluster goes on."""
+        """Let what runs here save a checkpoint and end, or kill it after a while; what is on the cluster goes on."""
         under_way = [job for job in self.jobs.values() if not job.done()]
         for job in under_way:
             job.cancel()
@@ -89,8 +90,9 @@ class Executor:
                 time.sleep(0.2)
         for place in self.places:
             place.excuse(place.submissions()[-1]['ticket'])  # it may have been too early for an attempt
-            while place.is_locked():
-                time.sleep(0.2)
+            training = (place.attempts() or [{}])[-1].get('training')
+            if training is not None:
+                ask_until_it_ends(training, SIGNAL, place.is_locked, PATIENCE)
 
     def _submit_array(self, places: Sequence[RunFolder], jobs: list[TrainJob]) -> None:
         cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
@@ -114,6 +116,7 @@ class Executor:
     def _submit_here(self, place: RunFolder, job: TrainJob) -> None:
         if self.kind == 'debug':
             submitted = self.submitit.DebugExecutor(self.folder).submit(job)
+            self.places.append(place)
             place.submitted(submitted.job_id, 'debug', job.ticket)
             submitted.exception()  # runs it; a failure is in the run's folder
             return

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_daft.sweep import training_output as output
+from mmseg_daft.sweep.process_tree import ask, ask_until_it_ends
 from mmseg_daft.sweep.run_folder import RunFolder
 
 STOPPED = 75
 """How a training says that it saved a checkpoint because of a signal (``CheckpointOnSignalHook``)."""
 SIGNAL = signal.SIGUSR2
+PATIENCE = 240
+"""Seconds for saving a checkpoint: less than Slurm gives before the end of a job."""
 
 
 class RunFailedError(RuntimeError):
@@ -64,16 +67,20 @@ class TrainJob:
         return DelayedSubmission(TrainJob(self.folder, self.ticket))
 
     def stop(self) -> None:
-        """Ask the training to save a checkpoint, and wait for its end."""
+        """Ask the training, all its ranks, to save a checkpoint, and wait for its end; kill it where that is too late.
+
+        It then goes on from the checkpoint before.
+        """
         if self.process is not None and self.process.returncode is None:
-            try:
-                os.killpg(self.process.pid, SIGNAL)
-                while os.waitpid(self.process.pid, os.WNOHANG)[0] == 0:  # Popen.wait may be what was interrupted
-                    time.sleep(0.1)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+            ask_until_it_ends(self.process.pid, SIGNAL, self._trains, PATIENCE)
         if self.attempt is not None:
             RunFolder.end_attempt(self.attempt, 'stopped')
+
+    def _trains(self) -> bool:
+        try:
+            return os.waitpid(self.process.pid, os.WNOHANG)[0] == 0  # Popen.wait may be what was interrupted
+        except ChildProcessError:
+            return False
 
     def _train(self, run: RunFolder, lock: int) -> str:
         description = run.description()
@@ -117,7 +124,7 @@ class TrainJob:
     def _run(self, run: RunFolder, command: list[str], lock: int) -> int:
         """Run a command with its output in the run's log; return its exit status.
 
-        It has a process group of its own, for ``stop``, and ignores the signal unless it handles it: torchrun and
+        It has a session of its own, out of Ctrl-C's reach, and ignores the signal unless it handles it: torchrun and
         other parents would die of it. The lock is its, too.
         """
         with run.log.open('ab') as log:
@@ -125,11 +132,12 @@ class TrainJob:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 pass_fds=[lock], preexec_fn=_ignore_signal, env=_environment_of_training(),
                 cwd=run.description().get('directory'))
+            run.note(self.attempt, training=self.process.pid)
             try:
                 while self.process.poll() is None:
                     time.sleep(0.1)
             except KeyboardInterrupt:
-                os.killpg(self.process.pid, SIGNAL)  # it saves, ends, and gives the lock back
+                ask(self.process.pid, SIGNAL)  # it saves, ends, and gives the lock back
                 raise
         return self.process.returncode
 

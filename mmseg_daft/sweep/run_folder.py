@@ -109,7 +109,12 @@ class RunFolder:
     @staticmethod
     def end_attempt(path: Path, outcome: str, **more: Any) -> None:
         """Note how a start ended: ``'done'``, ``'diverged'``, ``'failed'`` or ``'stopped'`` (to be resumed)."""
-        write_whole(path, {**read_json(path), 'ended': time.time(), 'outcome': outcome, **more})
+        RunFolder.note(path, ended=time.time(), outcome=outcome, **more)
+
+    @staticmethod
+    def note(path: Path, **more: Any) -> None:
+        """Note more of a start, such as the process that trains."""
+        write_whole(path, {**read_json(path), **more})
 
     def lock(self, seconds: float = 2) -> int | None:
         """Take the lock and return its file descriptor, or None where another process holds it.

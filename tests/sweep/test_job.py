@@ -1,7 +1,9 @@
 """The job of one run, with programs in place of trainings that leave what mmseg's would."""
 
+import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -85,7 +87,7 @@ def test_two_jobs_do_not_train_the_same_run(run):
 
 
 def wait_for(reached):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not reached():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -94,7 +96,7 @@ def wait_for(reached):
 WITHOUT = """
 class Without:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in ('mmseg_daft', 'mmseg', 'mmengine', 'torch'): raise ImportError(f'a job wants {name}')
+        if name.partition('.')[0] in ('mmseg_daft', 'mmseg', 'mmengine', 'torch'): raise ImportError(name)
 sys.meta_path.insert(0, Without())
 """
 
@@ -135,6 +137,65 @@ def test_asked_to_stop_the_training_saves_first(run):
     assert process.wait(60) == 9
     assert (place.work_dir / 'iter_2.pth').exists() and not place.is_locked()
     assert [a['outcome'] for a in place.attempts()] == ['stopped'] and place.seen().failures == 0
+
+
+RANKS = """
+import os, pathlib, signal, sys, time
+rank, work = os.environ['RANK'], pathlib.Path(sys.argv[1])
+def stop(*_):
+    (work / f'saved-{rank}').touch()
+    while not all((work / f'saved-{r}').exists() for r in (0, 1)): time.sleep(0.1)
+    sys.exit(75)
+if sys.argv[2] == 'save': signal.signal(signal.SIGUSR2, stop)
+(work / f'up-{rank}').write_text(str(os.getpid()))
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def ranks(run, tmp_path):
+    """A run of two processes under the real torchrun; what is left of it at the end is killed."""
+    def make(how):
+        (tmp_path / 'ranks.py').write_text(RANKS)
+        place = run('os.execv(sys.executable, [sys.executable, "-m", "torch.distributed.run", "--standalone", '
+                    f'"--nproc_per_node=2", {str(tmp_path / "ranks.py")!r}, str(work), {how!r}])')
+        return place
+    yield make
+    for path in tmp_path.glob('run/train/up-*'):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+
+
+def all_up(place):
+    return len([*place.work_dir.glob('up-[01]')]) == 2
+
+
+def test_the_signal_reaches_every_rank_under_torchrun(ranks):
+    place = ranks('save')
+    process = start(place, 'signal.signal(signal.SIGUSR1, lambda *_: (job.stop(), sys.exit(9)))')
+    wait_for(lambda: all_up(place))
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(600) == 9
+    assert len([*place.work_dir.glob('saved-[01]')]) == 2 and not place.is_locked()
+    assert [a['outcome'] for a in place.attempts()] == ['stopped']
+
+
+def test_ranks_that_do_not_listen_are_killed_after_a_while(ranks):
+    place = ranks('ignore')
+    process = start(place, 'job.stop.__func__.__globals__["PATIENCE"] = 1\n'
+                           'signal.signal(signal.SIGUSR1, lambda *_: (job.stop(), sys.exit(9)))')
+    wait_for(lambda: all_up(place))
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(600) == 9 and not place.is_locked()
+    for rank in (0, 1):
+        wait_for(lambda rank=rank: not is_alive(int((place.work_dir / f'up-{rank}').read_text())))
+
+
+def is_alive(pid):
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] not in 'ZX'
+    except FileNotFoundError:
+        return False
 
 
 def test_a_training_whose_job_was_killed_keeps_the_lock(run):
