@@ -2,7 +2,8 @@
 # A training that outlives its time limit and preemption. Edit the lines below, or give the same options to sbatch:
 #   sbatch [-p PARTITION] [--time=…] tools/slurm_requeue.sh CONFIG [train.py's arguments]
 # Some minutes before the limit Slurm signals; the run saves a checkpoint (CheckpointOnSignalHook, in every config here)
-# and ends, the job goes back into the queue by itself and resumes. A run that fails of itself is not requeued.
+# and ends, the job goes back into the queue by itself and resumes. A run that fails of itself is not requeued. A new job
+# starts anew: its work directory must hold no run, unless --resume asks to go on with that.
 #SBATCH --job-name=daft
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -16,7 +17,7 @@
 set -euo pipefail
 patience=${PATIENCE:-240}            # seconds for saving the checkpoint; less than --signal's
 most_requeues=${MAX_REQUEUES:-100}
-[ $# -ge 1 ] && [ -n "${SLURM_JOB_ID:-}" ] || { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+[ $# -ge 1 ] && [ -n "${SLURM_JOB_ID:-}" ] || { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 # Slurm runs a copy of this file, so its place is where sbatch found it.
 script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
@@ -24,10 +25,17 @@ root=${MMSEG_DAFT_ROOT:-$(dirname "${script%% *}")/..}
 [ -f "$root/tools/train.py" ] || { echo "No tools/train.py in $root: export MMSEG_DAFT_ROOT, the repository" >&2; exit 2; }
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
+# A restarted job resumes; the first start of another run must not go on with what its folder holds.
+resume=(--resume)
+if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
+  "${PYTHON:-python}" "$root/tools/fresh_work_dir.py" "$@" || exit 2
+  resume=()
+fi
+
 signalled='' sent=''
 trap 'signalled=${signalled:-$SECONDS}' USR2
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-  "${PYTHON:-python}" -u "$root/tools/train.py" "$1" --launcher slurm --resume "${@:2}" &
+  "${PYTHON:-python}" -u "$root/tools/train.py" "$1" --launcher slurm "${resume[@]}" "${@:2}" &
 step=$! started=$SECONDS
 status=''
 while kill -0 "$step" 2> /dev/null; do
