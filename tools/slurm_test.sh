@@ -11,7 +11,9 @@ gpus=${GPUS:-4}
 per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
 gres=(--gres="gpu:$per_node")
 [ "${DEVICE:-gpu}" != cpu ] || gres=()
-mapfile -t srun_args < <(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}" | sed '/^$/d')  # honours quotes
+words=$(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}") ||  # honours quotes
+  { echo "SRUN_ARGS=${SRUN_ARGS}: a quote in it has no end" >&2; exit 2; }
+mapfile -t srun_args < <(sed '/^$/d' <<< "$words")
 [ -z "${PORT:-}" ] || export MASTER_PORT=$PORT
 export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
 exec srun -p "$partition" --job-name="$job" "${gres[@]}" --ntasks="$gpus" --ntasks-per-node="$per_node" \
