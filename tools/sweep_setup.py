@@ -60,6 +60,8 @@ class Setup:
         if differs:
             raise SystemExit(f'{folder} holds another sweep: it differs in {", ".join(differs)}. Name another folder, '
                              'or remove this one.')
+        if not Path(before.get('directory', '.')).is_dir():  # it has moved
+            write_whole(folder / 'sweep.json', {**before, 'directory': self.directory})
 
     @staticmethod
     def check_folder(folder: Path) -> None:
@@ -108,22 +110,29 @@ def describe(setup: Setup, folder: Path, run: Run) -> RunFolder:
     """Write what a run is into its folder, and return that.
 
     Raises:
-        SystemExit: The model that it starts from is gone.
+        SystemExit: The model that it starts from is gone, or the folder holds another run.
     """
     place, sweep, start = run_folder(folder, run), setup.sweep, None
+    if not Path(setup.directory).is_dir():
+        raise SystemExit(f'The sweep was planned in {setup.directory}, which is gone: give the plan command again, in '
+                         'the directory where its relative paths now start.')
     if run.start is not None:
         start = final_checkpoint(run_folder(folder, run.start).work_dir, sweep.iterations)
         if start is None:
             raise SystemExit(f'{run.start.name} has a result, but its final checkpoint is gone; {run.name} starts from '
                              'it. Remove the result.json there to train it anew.')
-    place.describe(dict(
+    content = dict(
         method=run.method, stage=run.stage, backbone_lr=run.backbone_lr, head_lr=run.head_lr, seed=run.seed,
         start=run.start.name if run.start else None, iterations=sweep.iterations, metric=sweep.metric,
         config=setup.configs[run.method], revision=setup.revision, gpus=setup.gpus_per_run,
         directory=setup.directory,
         command=command_of(setup, folder, run, start),
         test_command=[*_launch(setup, 'test.py'), str(config_path(folder, run)), '--work-dir', str(place.path / 'test'),
-                      *_launcher(setup)]))
+                      *_launcher(setup)])
+    try:
+        place.describe(content)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     return place
 
 

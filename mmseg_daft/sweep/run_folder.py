@@ -30,6 +30,10 @@ def read_json(path: Path) -> Any:
         return None
 
 
+WAYS = {'command', 'test_command', 'directory', 'revision', 'code'}
+"""What may change of a run's description: another spelling of the interpreter or a moved checkout is no other run."""
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -51,7 +55,7 @@ class RunFolder:
         self.log = path / 'log.txt'
 
     def describe(self, content: dict[str, Any]) -> None:
-        """Write ``run.json``, unless it says the same already.
+        """Write ``run.json``, anew where the same run is now reached in another way (``WAYS``).
 
         Raises:
             ValueError: The folder is that of another run.
@@ -60,10 +64,13 @@ class RunFolder:
         before = read_json(self.path / 'run.json')
         if before is None:
             write_whole(self.path / 'run.json', content)
-        elif before != content:
-            differs = sorted(key for key in {*before, *content} if before.get(key) != content.get(key))
+            return
+        differs = sorted(key for key in {*before, *content} - WAYS if before.get(key) != content.get(key))
+        if differs:
             raise ValueError(f'{self.path} holds another run: it differs in {", ".join(differs)}. '
                              'Plan into another folder.')
+        if before != content:
+            write_whole(self.path / 'run.json', content)
 
     def description(self) -> dict[str, Any]:
         """Return what the run is."""

@@ -223,6 +223,11 @@ def test_a_note_that_was_cut_short_names_a_checkpoint_again(run):
 
 def test_another_run_in_the_same_folder_is_refused(run):
     place = run(DONE)
-    place.describe(json.loads((place.path / 'run.json').read_text()))
-    with pytest.raises(ValueError, match='differs in command'):
-        run('pass')
+    described = json.loads((place.path / 'run.json').read_text())
+    place.describe(described)
+    moved = dict(described, command=['elsewhere/python'], directory='elsewhere')
+    place.describe(moved)
+    assert place.description() == moved
+    with pytest.raises(ValueError, match=r'differs in iterations\. Plan into another folder'):
+        place.describe(dict(described, iterations=5))
+    assert place.description() == moved
