@@ -45,6 +45,7 @@ class Executor:
     slurm: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Any] = field(default_factory=dict, init=False)
     places: list[RunFolder] = field(default_factory=list, init=False)
+    gpus: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         try:
@@ -54,6 +55,12 @@ class Executor:
             raise SystemExit(f"{error.name} is not installed: pip install -e '.[sweep]'") from error
         if self.kind == 'slurm' and shutil.which('sbatch') is None:
             raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
+        if self.kind == 'local' and self.gpus_per_run:
+            self.gpus, wanted = visible_gpus(), self.parallel * self.gpus_per_run
+            if 0 < len(self.gpus) < wanted:
+                raise SystemExit(f'{self.parallel} runs at a time on {self.gpus_per_run} GPUs each need {wanted}, and '
+                                 f'{len(self.gpus)} are visible here: name a smaller --parallel, or plan with another '
+                                 '--gpus-per-run (0: the CPU).')
         cloudpickle.register_pickle_by_value(sweep)  # jobs start without importing mmseg
         self.submitit = submitit
 
@@ -120,23 +127,25 @@ class Executor:
             place.submitted(submitted.job_id, 'debug', job.ticket)
             submitted.exception()  # runs it; a failure is in the run's folder
             return
-        gpus = self._free_gpus()
+        used = {gpu for other in self.jobs.values() if not other.done() for gpu in other.gpus}
+        gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
+        job.gpus = ','.join(gpus)
         executor = self.submitit.LocalExecutor(self.folder)
-        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=self.gpus_per_run, visible_gpus=gpus)
+        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=0)  # the job sets its GPUs: names, too
         submitted = executor.submit(job)
         submitted.gpus = gpus
         self.jobs[submitted.job_id] = submitted
         self.places.append(place)
         place.submitted(submitted.job_id, 'local', job.ticket)
 
-    def _free_gpus(self) -> list[int]:
-        """Return the GPUs for one more run here: those that are visible and not in use by another one."""
-        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-        if visible is None:
-            visible = ','.join(str(i) for i in range(self.parallel * self.gpus_per_run))
-        used = {gpu for job in self.jobs.values() if not job.done() for gpu in job.gpus}
-        free = [int(gpu) for gpu in visible.split(',') if gpu.strip() and int(gpu) not in used]
-        return free[:self.gpus_per_run]
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that a process here may use, as of ``CUDA_VISIBLE_DEVICES``: numbers, or GPU-UUID."""
+    import torch  # slow to import
+
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    count = torch.cuda.device_count()
+    return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(',')][:count]
 
 
 def known_queue() -> set[str] | None:

@@ -35,10 +35,12 @@ class TrainJob:
     Attributes:
         folder: The run's folder, with its ``run.json``.
         ticket: Which submission this is, as of ``RunFolder.submitted``.
+        gpus: For ``CUDA_VISIBLE_DEVICES``; None leaves that as the job finds it.
     """
 
     folder: Path
     ticket: str = ''
+    gpus: str | None = None
     process: subprocess.Popen | None = field(default=None, init=False)
     attempt: Path | None = field(default=None, init=False)
 
@@ -64,7 +66,7 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         self.stop()
-        return DelayedSubmission(TrainJob(self.folder, self.ticket))
+        return DelayedSubmission(TrainJob(self.folder, self.ticket, self.gpus))
 
     def stop(self) -> None:
         """Ask the training, all its ranks, to save a checkpoint, and wait for its end; kill it where that is too late.
@@ -130,7 +132,7 @@ class TrainJob:
         with run.log.open('ab') as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[lock], preexec_fn=_ignore_signal, env=_environment_of_training(),
+                pass_fds=[lock], preexec_fn=_ignore_signal, env=_environment_of_training(self.gpus),
                 cwd=run.description().get('directory'))
             run.note(self.attempt, training=self.process.pid)
             try:
@@ -146,9 +148,10 @@ def _ignore_signal() -> None:
     signal.signal(SIGNAL, signal.SIG_IGN)
 
 
-def _environment_of_training() -> dict[str, str]:
+def _environment_of_training(gpus: str | None) -> dict[str, str]:
     """This environment, without what belongs to submitit's process alone."""
-    return {key: value for key, value in os.environ.items() if not key.startswith('SUBMITIT_')}
+    env = {key: value for key, value in os.environ.items() if not key.startswith('SUBMITIT_')}
+    return env if gpus is None else {**env, 'CUDA_VISIBLE_DEVICES': gpus}
 
 
 def _job_id() -> str:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from small_runs import DAFT_VOC, small
 from sweep_runs import write_methods
@@ -19,8 +20,9 @@ sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
 from sweep_executor import Executor, slurm_queue  # noqa: E402
-from sweep_setup import Setup  # noqa: E402
+from sweep_setup import Setup, describe  # noqa: E402
 
+from mmseg_daft.sweep.decision import decide  # noqa: E402
 from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
 from mmseg_daft.sweep.run_folder import RunFolder  # noqa: E402
 from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
@@ -133,6 +135,56 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
         setup_of('x.py').save(tmp_path / 'a b')
     with pytest.raises(SystemExit, match='holds no sweep'):
         Setup.load(tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(('named', 'names'), [
+    (None, ['0', '1']), ('3,5', ['3', '5']), ('GPU-a,GPU-b', ['GPU-a', 'GPU-b'])])
+def test_runs_here_share_the_gpus_that_there_are(named, names, tmp_path, monkeypatch):
+    """Each training has its own, by the name that it was given; nothing is invented, and none goes without."""
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if named is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', named)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    with pytest.raises(SystemExit, match=r'3 runs at a time on 1 GPUs each need 3, and 2 are visible here.*--parallel'):
+        Executor('local', tmp_path / 'jobs', 3, 1)
+    Executor('local', tmp_path / 'jobs', 3, 0)
+    executor = Executor('local', tmp_path / 'jobs', 2, 1)
+    places = [RunFolder(tmp_path / name) for name in 'ab']
+    for place in places:
+        program = ('import os, time\n'
+                   f'open({str(place.path / "gpus")!r}, "w").write(os.environ["CUDA_VISIBLE_DEVICES"])\n'
+                   f'while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.1)')
+        place.describe(dict(iterations=1, metric='mIoU', test_command=[], command=[sys.executable, '-c', program]))
+    try:
+        executor.submit(places)
+    finally:
+        (tmp_path / 'go').touch()
+    for job in executor.jobs.values():
+        job.wait()
+    assert sorted((place.path / 'gpus').read_text() for place in places) == names
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)  # a machine without: it trains on the CPU, as it says
+    assert Executor('local', tmp_path / 'jobs', 3, 1).gpus == []
+
+
+def test_another_spelling_of_the_interpreter_is_the_same_run_and_another_rate_is_not(tmp_path, monkeypatch):
+    setup = setup_of('x.py', gpus_per_run=0, directory=str(tmp_path))
+    run = decide(setup.sweep, {}).start[0]
+    place = describe(setup, tmp_path, run)
+    monkeypatch.setattr(sys, 'executable', '/another/python3')
+    assert describe(setup, tmp_path, run).description()['command'][0] == '/another/python3'
+    (place.path / 'run.json').write_text(json.dumps(dict(place.description(), head_lr=0.5)))
+    with pytest.raises(SystemExit, match='differs in head_lr. Plan into another folder'):
+        describe(setup, tmp_path, run)
+
+
+def test_a_sweep_whose_directory_has_moved_goes_on_once_it_is_planned_there(tmp_path):
+    gone = setup_of('x.py', directory=str(tmp_path / 'gone'))
+    gone.save(tmp_path)
+    run = decide(gone.sweep, {}).start[0]
+    with pytest.raises(SystemExit, match='which is gone: give the plan command again'):
+        describe(Setup.load(tmp_path), tmp_path, run)
+    setup_of('x.py', directory=str(tmp_path)).save(tmp_path)
+    assert describe(Setup.load(tmp_path), tmp_path, run).description()['directory'] == str(tmp_path)
 
 
 def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monkeypatch):
