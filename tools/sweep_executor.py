@@ -131,7 +131,7 @@ class Executor:
         gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
         job.gpus = ','.join(gpus)
         executor = self.submitit.LocalExecutor(self.folder)
-        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=0)  # the job sets its GPUs: names, too
+        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=0)  # the job sets its own
         submitted = executor.submit(job)
         submitted.gpus = gpus
         self.jobs[submitted.job_id] = submitted
@@ -140,7 +140,7 @@ class Executor:
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that a process here may use, as of ``CUDA_VISIBLE_DEVICES``: numbers, or GPU-UUID."""
+    """Return the names of the GPUs that a process here may use, as of ``CUDA_VISIBLE_DEVICES``: 0, or GPU-UUID."""
     import torch  # slow to import
 
     named = os.environ.get('CUDA_VISIBLE_DEVICES')
