@@ -1,7 +1,8 @@
 """Run a script of the installed mmseg as it is; on machines without a GPU also as several processes.
 
 Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables first (``slurm_ranks.py``): two jobs on
-one node would otherwise meet at MMEngine's fixed port, 29500.
+one node would otherwise meet at MMEngine's fixed port, 29500. Ranks that meet another job's all the same end
+(``slurm_store.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import slurm_store
 import torch
 import torch.distributed as dist
 from slurm_ranks import slurm_ranks
@@ -41,6 +43,8 @@ def run(name: str) -> None:
     launcher = _launcher(sys.argv)
     if launcher == 'slurm':
         os.environ.update(slurm_ranks(os.environ))
+        store = slurm_store.meet(os.environ)  # noqa: F841  it lives as long as the groups that use it
+        slurm_store.join()
     own_group = launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
     if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.

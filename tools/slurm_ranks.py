@@ -15,8 +15,8 @@ def slurm_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """Return ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` of this task.
 
     An address or a port that is set already stays. The address is that of the step's first node; the port comes
-    from job and step, so that jobs that run side by side on a node have different ones (MMEngine takes 29500 for
-    each, and two jobs then mix their ranks: MMEngine issue 169).
+    from job and step, so that jobs that run side by side on a node seldom have the same (MMEngine takes 29500 for
+    each, and two jobs then mix their ranks: MMEngine issue 169). Where they have, ``slurm_store.meet`` tells.
 
     Raises:
         SystemExit: This is no task of ``srun``.
@@ -34,7 +34,11 @@ def slurm_ranks(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def port_of(job: str, step: str) -> int:
-    """Return a port for a job's step; 22,000 jobs in a row have different ones, and a job's steps have."""
+    """Return a port for a job's step.
+
+    The same step of 22,000 jobs in a row has different ones, and so have a job's steps; different steps of different
+    jobs may meet: step 1 of job 1000 has the port of step 0 of job 2009.
+    """
     return FIRST_PORT + (int(job) + 1009 * int(step)) % PORTS
 
 

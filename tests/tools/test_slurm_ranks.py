@@ -1,5 +1,8 @@
 """The rendezvous of a Slurm step, from its variables; on a real cluster: tests/slurm."""
 
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +13,22 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
 from slurm_ranks import port_of, slurm_ranks
+
+RANK = '''
+import os, sys
+from datetime import timedelta
+import torch, torch.distributed as dist
+import slurm_store
+store = slurm_store.meet(os.environ, timedelta(seconds=300))
+slurm_store.join()
+print('met', flush=True)
+dist.init_process_group('gloo')
+rank = torch.tensor(float(os.environ['SLURM_JOB_ID']))
+dist.all_reduce(rank)
+print(rank.item(), flush=True)
+dist.barrier()
+dist.destroy_process_group()
+'''
 
 TASK = dict(SLURM_PROCID='3', SLURM_NTASKS='4', SLURM_LOCALID='1', SLURM_JOB_ID='1234', SLURM_STEP_ID='0',
             SLURM_STEP_NUM_NODES='1', SLURM_STEP_NODELIST='node7')
@@ -36,3 +55,39 @@ def test_jobs_that_run_at_the_same_time_have_different_ports(job, later, step):
     assert port_of(str(job), str(step)) != port_of(str(job + later), str(step))
     assert port_of(str(job), str(step)) != port_of(str(job), str(step + 1))
     assert 10000 <= port_of(str(job), str(step)) < 32768  # Linux gives out the ports from there on
+
+
+def test_different_steps_of_different_jobs_may_have_the_same_port():
+    assert port_of('1000', '1') == port_of('2009', '0') and port_of('1', '0') == port_of('22001', '0')
+
+
+@pytest.fixture
+def start():
+    """Start a rank of a step that has a port in common with others; what still runs at the end is ended."""
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+    processes = []
+
+    def rank(number, job, step='0'):
+        env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2] / 'tools'), MASTER_ADDR='127.0.0.1',
+                   MASTER_PORT=str(port), RANK=str(number), WORLD_SIZE='2', SLURM_JOB_ID=job, SLURM_STEP_ID=step)
+        processes.append(subprocess.Popen([sys.executable, '-c', RANK], env=env, text=True, stdout=subprocess.PIPE,
+                                          stderr=subprocess.PIPE))
+        return processes[-1]
+    yield rank
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_ranks_that_meet_another_job_s_at_its_port_end_and_leave_it_undisturbed(start):
+    zero = start(0, '1000', '1')
+    assert zero.stdout.readline() == 'met\n'
+    for stranger, said in ((start(1, '2009'), 'met step 1000.1 at 127.0.0.1'),
+                           (start(1, '1000', '2'), 'met step 1000.1 at 127.0.0.1'),
+                           (start(0, '2009'), 'Another job on the node may have that port')):
+        _, message = stranger.communicate(timeout=300)
+        assert stranger.returncode == 1 and said in message and 'Start again with another port' in message
+    one = start(1, '1000', '1')
+    assert one.communicate(timeout=300)[0] == 'met\n2000.0\n' and zero.communicate(timeout=300)[0] == '2000.0\n'
+    assert (zero.returncode, one.returncode) == (0, 0)
