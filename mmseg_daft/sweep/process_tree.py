@@ -10,6 +10,8 @@ from pathlib import Path
 
 AGAIN = 5
 """Seconds between two signals: one that comes while a process starts is lost."""
+LAST = 60
+"""Seconds that what was killed gets to be gone."""
 
 
 def tree(pid: int) -> list[int]:
@@ -47,6 +49,8 @@ def ask_until_it_ends(pid: int, number: signal.Signals, alive: Callable[[], bool
                     os.kill(one, signal.SIGKILL)
                 except OSError:
                     continue
+            while alive() and time.monotonic() < deadline + LAST:
+                time.sleep(0.1)
             return False
         if time.monotonic() >= next_time:
             ask(pid, number)
