@@ -30,6 +30,7 @@ from rich.live import Live
 from mmseg_daft.sweep.decision import decide
 from mmseg_daft.sweep.held_out import BY
 from mmseg_daft.sweep.protocol import LPFT_GRIDS, Protocol, Step, protocols
+from mmseg_daft.sweep.revision import revision
 from mmseg_daft.sweep.sweep import Sweep
 
 
@@ -111,12 +112,12 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
     from sweep_configs import freeze, read  # mmseg is slow to import
     from sweep_probe import plan_table, probe
-    from sweep_setup import Setup, revision
+    from sweep_setup import TOOLS, Setup
 
     configs = dict(word.partition('=')[::2] for word in args.methods)
     iterations = int(read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters)
     setup = Setup(read_sweep(args, iterations), configs, args.held_out, args.held_out_by, args.held_out_seed,
-                  args.cfg_options, args.gpus_per_run, revision(), str(Path.cwd()))
+                  args.cfg_options, args.gpus_per_run, revision(TOOLS), str(Path.cwd()))
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
         for part in ('configs', 'split'):
             shutil.rmtree(args.folder / part, ignore_errors=True)

@@ -36,6 +36,10 @@ def write_results(setup: Setup, folder: Path, console: Console) -> list[str]:
             f'rates selected on {setup.held_out:g} of the training images, held out.\n')
     if missing:
         note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
+    codes = sorted({code for row in rows if row['revision'] for code in row['revision'].split(', ')})
+    if len(codes) > 1:
+        note += f'\n**Mixed code**: these runs were trained with {", ".join(codes)}; runs.csv says which with which.\n'
+        console.print(f'mixed code: {", ".join(codes)}', style='yellow', highlight=False, soft_wrap=True)
     write_whole(place / 'runs.csv', to_csv(rows))
     write_whole(place / 'table.md', to_markdown(results, metric) + note)
     write_whole(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
@@ -63,7 +67,7 @@ def row_of(setup: Setup, folder: Path, run: Run, seen: Seen) -> dict[str, Any]:
         iterations=setup.sweep.iterations, iteration=result.get('iteration') or iteration_of(place.work_dir),
         failures=place.failures(seen.active),
         gpu_hours=round(result['seconds'] * max(1, setup.gpus_per_run) / 3600, 4) if result else None,
-        gpus=setup.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=described.get('revision'),
+        gpus=setup.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=result.get('revision'),
         versions=json.dumps(result['versions']) if result else None, config=setup.configs[run.method],
         checkpoint=result.get('checkpoint'),
         command=shlex.join(described['command']) if described else None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,7 +124,7 @@ def describe(setup: Setup, folder: Path, run: Run) -> RunFolder:
         method=run.method, stage=run.stage, backbone_lr=run.backbone_lr, head_lr=run.head_lr, seed=run.seed,
         start=run.start.name if run.start else None, iterations=sweep.iterations, metric=sweep.metric,
         config=setup.configs[run.method], revision=setup.revision, gpus=setup.gpus_per_run,
-        directory=setup.directory,
+        directory=setup.directory, code=str(TOOLS),
         command=command_of(setup, folder, run, start),
         test_command=[*_launch(setup, 'test.py'), str(config_path(folder, run)), '--work-dir', str(place.path / 'test'),
                       *_launcher(setup)])
@@ -150,12 +149,3 @@ def look(folder: Path, run: Run, in_queue: set[str] | None) -> Seen:
     place = run_folder(folder, run)
     job = place.job()
     return place.seen(job is not None and (in_queue is None or job in in_queue))
-
-
-def revision() -> str:
-    """Return this repository's commit, with a + where files differ from it, or '' outside of git."""
-    words = ['git', '-C', str(TOOLS), 'describe', '--always', '--abbrev=12', '--exclude=*', '--dirty=+']
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ''

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmseg_daft.sweep import training_output as output
 from mmseg_daft.sweep.process_tree import ask, ask_until_it_ends
+from mmseg_daft.sweep.revision import revision, revisions
 from mmseg_daft.sweep.run_folder import RunFolder
 
 STOPPED = 75
@@ -90,6 +91,8 @@ class TrainJob:
         output.mend_last_checkpoint(run.work_dir)
         self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir),
                                          self.ticket)
+        if 'code' in description:
+            run.note(self.attempt, revision=revision(Path(description['code'])))
         try:
             status = 0
             if output.final_checkpoint(run.work_dir, iterations) is None:
@@ -118,7 +121,8 @@ class TrainJob:
                 value=round(metrics[metric], 4) if outcome == 'done' else None, diverged=outcome == 'diverged',
                 iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None, seconds=_seconds(run.attempts()),
-                seconds_per_iteration=output.seconds_per_iteration(run.work_dir), **_environment()))
+                seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
+                revision=revisions(run.attempts()), **_environment()))
         if outcome == 'failed':
             raise RunFailedError(f'Exit status {status}. The end of {run.log}:\n\n{_tail(run.log)}')
         return outcome

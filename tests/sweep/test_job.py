@@ -54,6 +54,26 @@ def test_a_run_is_trained_once(run):
     assert not place.is_locked()
 
 
+def test_the_code_that_trained_is_noted_with_each_start(run, tmp_path):
+    """Not that of the plan: a checkout may be changed while a sweep goes on."""
+    def git(*words):
+        return subprocess.run(['git', '-C', str(tmp_path / 'code'), *words], check=True, capture_output=True,
+                              text=True).stdout.strip()
+
+    (tmp_path / 'code').mkdir()
+    git('init', '-q')
+    git('-c', 'user.name=x', '-c', 'user.email=x', 'commit', '-q', '--allow-empty', '-m', 'one')
+    place = run("if len((work / 'starts').read_text()) == 1: save(2); sys.exit(75)\n" + DONE)
+    place.describe(dict(place.description(), code=str(tmp_path / 'code')))
+    one = git('rev-parse', '--short=12', 'HEAD')
+    assert TrainJob(place.path)() == 'stopped'
+    (tmp_path / 'code' / 'file').touch()
+    git('add', 'file')
+    assert TrainJob(place.path)() == 'done'
+    assert [attempt['revision'] for attempt in place.attempts()] == [one, f'{one}+']
+    assert place.result()['revision'] == f'{one}, {one}+'
+
+
 def test_a_missing_validation_is_made_up_for(run):
     """The job was killed between the last checkpoint and its validation."""
     place = run('save(4)', "assert sys.argv[1].endswith('iter_4.pth'); out = pathlib.Path(work).parent / 'test' / '1';"

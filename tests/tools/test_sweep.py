@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from rich.console import Console
 from small_runs import DAFT_VOC, small
 from sweep_runs import write_methods
 
@@ -20,9 +21,10 @@ sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
 from sweep_executor import Executor, slurm_queue  # noqa: E402
-from sweep_setup import Setup, describe  # noqa: E402
+from sweep_results import write_results  # noqa: E402
+from sweep_setup import Setup, describe, look  # noqa: E402
 
-from mmseg_daft.sweep.decision import decide  # noqa: E402
+from mmseg_daft.sweep.decision import decide, decide_by_looking  # noqa: E402
 from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
 from mmseg_daft.sweep.run_folder import RunFolder  # noqa: E402
 from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
@@ -185,6 +187,25 @@ def test_a_sweep_whose_directory_has_moved_goes_on_once_it_is_planned_there(tmp_
         describe(Setup.load(tmp_path), tmp_path, run)
     setup_of('x.py', directory=str(tmp_path)).save(tmp_path)
     assert describe(Setup.load(tmp_path), tmp_path, run).description()['directory'] == str(tmp_path)
+
+
+def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
+    setup = setup_of('x.py', directory=str(tmp_path), revision='planned')
+    setup.save(tmp_path)
+    codes = {'ft_step1': 'aaa', 'ft_report': 'aaa'}
+    for mixed in (False, True):
+        while runs := decide_by_looking(setup.sweep, lambda run: look(tmp_path, run, set()))[0].start:
+            for run in runs:
+                describe(setup, tmp_path, run).write_result(dict(
+                    value=1.0, diverged=False, iteration=2, seconds=1, seconds_per_iteration=1, versions={},
+                    revision=codes[f'ft_{run.stage}']))
+        write_results(setup, tmp_path, Console(quiet=True))
+        table, rows = ((tmp_path / 'results' / name).read_text() for name in ('table.md', 'runs.csv'))
+        assert 'planned' not in rows
+        assert ('**Mixed code**: these runs were trained with aaa, bbb;' in table) == mixed == ('bbb' in rows)
+        for path in tmp_path.glob('runs/ft_report*/result.json'):
+            path.unlink()
+        codes['ft_report'] = 'bbb'
 
 
 def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monkeypatch):
