@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -26,12 +25,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from sweep_plan import by_method, read_sweep
 
 from mmseg_daft.sweep.decision import decide
 from mmseg_daft.sweep.held_out import BY
-from mmseg_daft.sweep.protocol import LPFT_GRIDS, Protocol, Step, protocols
+from mmseg_daft.sweep.protocol import LPFT_GRIDS, protocols
 from mmseg_daft.sweep.revision import revision
-from mmseg_daft.sweep.sweep import Sweep
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +56,7 @@ def parse_args() -> argparse.Namespace:
     plan.add_argument('--select-seeds', type=int, nargs='+', default=[0], help='a rate counts by its mean over these')
     plan.add_argument('--report-seeds', type=int, nargs='+', default=[0, 1, 2])
     plan.add_argument('--gpus-per-run', type=int, default=1, help='of one machine; they share the batch. 0: the CPU')
+    plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
     plan.add_argument('--probe', type=int, default=0, metavar='N', help='time N iterations of each method; GPU hours')
     for command in (plan, here['run']):
@@ -74,48 +74,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
-    """Return what the command line describes.
-
-    Raises:
-        SystemExit: A method or a grid is misspelt.
-    """
-    known, chosen = protocols(args.start), {}
-    for word in args.methods:
-        name = word.partition('=')[0]
-        if name not in known:
-            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
-        protocol = known[name]
-        if 'head_lr' in protocol.fixed:
-            protocol = dataclasses.replace(protocol, fixed={**protocol.fixed, 'head_lr': args.fixed_head_lr})
-        chosen[name] = protocol
-    for word in args.grid:
-        place, _, values = word.partition('=')
-        name, _, number = place.partition('.')
-        steps = chosen[name].steps if name in chosen else ()
-        if not number.isdigit() or not 1 <= int(number) <= len(steps):
-            raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
-        chosen[name] = with_grid(chosen[name], int(number) - 1, tuple(float(value) for value in values.split(',')))
-    try:
-        return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), iterations=iterations)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-
-
-def with_grid(protocol: Protocol, index: int, grid: tuple[float, ...]) -> Protocol:
-    """Return a protocol with another grid in one step."""
-    steps = [Step(step.rates, grid) if i == index else step for i, step in enumerate(protocol.steps)]
-    return dataclasses.replace(protocol, steps=tuple(steps))
-
-
 def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
-    from sweep_configs import freeze, read  # mmseg is slow to import
+    configs = by_method(args.methods)
+    read_sweep(args, 0)  # what is misspelt is said at once
+    from sweep_configs import freeze, iterations_of, read  # mmseg is slow to import
     from sweep_probe import plan_table, probe
     from sweep_setup import TOOLS, Setup
 
-    configs = dict(word.partition('=')[::2] for word in args.methods)
-    iterations = int(read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters)
+    first = next(iter(configs.values()))
+    iterations = iterations_of(read(first, args.cfg_options), first)
     setup = Setup(read_sweep(args, iterations), configs, args.held_out, args.held_out_by, args.held_out_seed,
                   args.cfg_options, args.gpus_per_run, revision(TOOLS), str(Path.cwd()))
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind

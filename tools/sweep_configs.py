@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from pathlib import Path
+from typing import Any
 
 from config_options import merge_options
 from mmengine.config import Config, ConfigDict
@@ -17,6 +18,8 @@ from mmseg_daft.sweep.held_out import hold_out
 from mmseg_daft.sweep.run_folder import write_whole
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
+MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
+            'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
 BLOCKS = ('CamVidDataset',)  # recordings, whose neighbours are alike
 
 
@@ -24,13 +27,40 @@ def read(path: str, options: list[str]) -> Config:
     """Read a method's config with the sweep's options.
 
     Raises:
-        SystemExit: There is none.
+        SystemExit: There is none, or an option does not fit it.
     """
     if not Path(path).is_file():
         raise SystemExit(f'There is no config {path}.')
     cfg = Config.fromfile(path)
-    merge_options(cfg, options)
+    try:
+        merge_options(cfg, options)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SystemExit(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error}).') from error
     return cfg
+
+
+def iterations_of(cfg: Config, path: str) -> int:
+    """Return how long a config trains.
+
+    Raises:
+        SystemExit: By epochs.
+    """
+    iterations = (cfg.get('train_cfg') or {}).get('max_iters')
+    if iterations is None:
+        raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
+                         'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
+    return int(iterations)
+
+
+def metrics_of(evaluator: Any) -> set[str] | None:
+    """Return what an evaluator measures; None where it holds another metric than mmseg's IoUMetric."""
+    found: set[str] = set()
+    for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        if part.get('type') != 'IoUMetric':
+            return None
+        prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
+        found |= {prefix + name for kind in part.get('iou_metrics', ['mIoU']) for name in MEASURED[kind]}
+    return found
 
 
 def freeze(setup: Setup, folder: Path) -> None:
@@ -61,6 +91,12 @@ def check(setup: Setup, method: str, cfg: Config) -> None:
     if cfg.optim_wrapper.get('constructor') != 'DAFTOptimWrapperConstructor':
         refuse("a sweep sets backbone_lr and head_lr, which are DAFTOptimWrapperConstructor's: add "
                "optim_wrapper = dict(constructor='DAFTOptimWrapperConstructor').")
+    for part in ('val_evaluator', 'test_evaluator'):
+        measured, metric = metrics_of(cfg[part]), setup.sweep.metric
+        if measured is not None and metric not in measured:
+            refuse(f'its {part} measures {", ".join(sorted(measured))}, and {metric} selects: add it to iou_metrics '
+                   'or name another one by --metric.')
+    iterations_of(cfg, setup.configs[method])
     if cfg.train_cfg.get('max_iters') != setup.sweep.iterations:
         refuse(f'trains for {cfg.train_cfg.get("max_iters")} iterations, the others for {setup.sweep.iterations}.')
     protocol = setup.sweep.methods[method]

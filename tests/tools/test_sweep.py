@@ -1,5 +1,6 @@
 """tools/sweep.py without a cluster: what it refuses, what it freezes, and a sweep of real trainings on this machine."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.evaluation import IoUMetric
 from rich.console import Console
 from small_runs import DAFT_VOC, small
 from sweep_runs import write_methods
@@ -20,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
+from sweep import parse_args  # noqa: E402
 from sweep_executor import Executor, slurm_queue  # noqa: E402
+from sweep_plan import read_sweep  # noqa: E402
 from sweep_results import write_results  # noqa: E402
 from sweep_setup import Setup, describe, look  # noqa: E402
 
@@ -253,6 +257,49 @@ def test_misspelt_methods_and_grids_are_named(tmp_path):
     output = sweep('plan', tmp_path / 'a', '--method', f'dfat={ROOT / "configs" / VOC}', code=1)
     assert "no protocol for 'dfat'" in output
     assert not (tmp_path / 'a').exists()
+
+
+@pytest.mark.parametrize(('words', 'message'), [
+    (['--grid', 'ft.1=abc'], '--grid ft.1=abc: rates are numbers'),
+    (['--grid', 'ft.1=0.1,-0.1'], '--grid ft.1=0.1,-0.1: -0.1 is no learning rate'),
+    (['--grid', 'ft.1=nan'], 'nan is no learning rate'),
+    (['--grid', 'ft.1=inf,1'], 'inf is no learning rate'),
+    (['--grid', 'ft.1=0.1', '--grid', 'ft.1=0.2'], '--grid ft.1 is given twice'),
+    (['--fixed-head-lr', '0'], '--fixed-head-lr 0 is no learning rate'),
+    (['--method', 'ft=other.py'], '--method ft is named twice: x.py and other.py'),
+    (['--method', 'daft'], '--method daft: write NAME=CONFIG')])
+def test_a_plan_that_is_none_is_refused_in_words(words, message, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['sweep.py', 'plan', 'folder', '--method', 'ft=x.py', *words])
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        read_sweep(parse_args(), 2)
+
+
+def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_path):
+    small(VOC, tmp_path, voc_root).dump(tmp_path / 'ft.py')
+    for option in ('foo', 'train_cfg.max_iters.x=1'):
+        with pytest.raises(SystemExit, match=f'--cfg-options {option}: not KEY=VALUE of'):
+            sweep_configs.read(str(tmp_path / 'ft.py'), [option])
+    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3)))
+    with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
+        sweep_configs.iterations_of(cfg, 'x.py')
+
+
+@pytest.mark.parametrize('kinds', [['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
+def test_what_an_evaluator_measures_is_what_mmseg_s_writes(kinds):
+    metric = IoUMetric(iou_metrics=kinds)
+    metric.dataset_meta = dict(classes=('a', 'b'))
+    written = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
+    assert sweep_configs.metrics_of(dict(type='IoUMetric', iou_metrics=kinds)) == set(written)
+
+
+@pytest.mark.parametrize('part', ['val_evaluator', 'test_evaluator'])
+def test_an_evaluator_without_the_selecting_metric_is_refused(part, voc_root, tmp_path):
+    cfg = small(VOC, tmp_path, voc_root, **{f'{part}.iou_metrics': ['mDice']})
+    setup = setup_of('x.py')
+    with pytest.raises(SystemExit, match=f'its {part} measures aAcc, mAcc, mDice, and mIoU selects.*--metric'):
+        sweep_configs.check(setup, 'ft', cfg)
+    cfg.merge_from_dict({f'{p}.iou_metrics': ['mDice'] for p in ('val_evaluator', 'test_evaluator')})
+    sweep_configs.check(dataclasses.replace(setup, sweep=dataclasses.replace(setup.sweep, metric='mDice')), 'ft', cfg)
 
 
 def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_path):
