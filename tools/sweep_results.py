@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sweep_commands import again, commands
 from sweep_executor import known_queue
 from sweep_loop import observe, patience
 from sweep_screen import state_of
@@ -70,16 +70,4 @@ def row_of(setup: Setup, folder: Path, run: Run, seen: Seen) -> dict[str, Any]:
         gpus=setup.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=result.get('revision'),
         versions=json.dumps(result['versions']) if result else None, config=setup.configs[run.method],
         checkpoint=result.get('checkpoint'),
-        command=shlex.join(described['command']) if described else None)
-
-
-def commands(rows: list[dict[str, Any]]) -> str:
-    """Return a script with the command behind each number."""
-    lines = ['#!/usr/bin/env bash', '# The command behind each number; into the same folder it finds its run finished.',
-             '# Name another --work-dir to train anew.']
-    for row in rows:
-        if row['command']:
-            value = '' if row['value'] is None else f', {row["metric"]} {row["value"]:.2f} ({row["split"]})'
-            code = row['revision'] or 'unknown'
-            lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {code}', row['command']]
-    return '\n'.join(lines) + '\n'
+        command=again(described, result, run.name) if described else None)

@@ -99,7 +99,8 @@ class TrainJob:
                 status = self._run(run, description['command'], lock)
             checkpoint = output.final_checkpoint(run.work_dir, iterations)
             metrics = output.final_metrics(run.work_dir, iterations, metric)
-            if checkpoint and metrics is None:  # the end came between the last iteration and its validation
+            tested = checkpoint is not None and metrics is None
+            if tested:  # the end came between the last iteration and its validation
                 status = self._run(run, [*description['test_command'], str(checkpoint)], lock)
                 metrics = output.tested_metrics(run.path / 'test', metric)
         except KeyboardInterrupt:
@@ -122,7 +123,7 @@ class TrainJob:
                 iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None, seconds=_seconds(run.attempts()),
                 seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
-                revision=revisions(run.attempts()), **_environment()))
+                revision=revisions(run.attempts()), tested=tested, **_environment()))
         if outcome == 'failed':
             raise RunFailedError(f'Exit status {status}. The end of {run.log}:\n\n{_tail(run.log)}')
         return outcome

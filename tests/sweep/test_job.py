@@ -51,7 +51,7 @@ def test_a_run_is_trained_once(run):
     assert result['metrics']['aAcc'] == 90 and result['seconds_per_iteration'] == 0.5
     assert result['versions']['torch'] and result['checkpoint'].endswith('iter_4.pth')
     assert (place.work_dir / 'starts').read_text() == 'x' and [a['outcome'] for a in place.attempts()] == ['done']
-    assert not place.is_locked()
+    assert not place.is_locked() and not result['tested']
 
 
 def test_the_code_that_trained_is_noted_with_each_start(run, tmp_path):
@@ -79,6 +79,7 @@ def test_a_missing_validation_is_made_up_for(run):
     place = run('save(4)', "assert sys.argv[1].endswith('iter_4.pth'); out = pathlib.Path(work).parent / 'test' / '1';"
                            "out.mkdir(parents=True); (out / '1.json').write_text(json.dumps(dict(mIoU=12.5)))")
     assert TrainJob(place.path)() == 'done' and place.result()['value'] == 12.5
+    assert place.result()['tested']
 
 
 @pytest.mark.parametrize('program', ['sys.exit(5)', 'save(2)', 'save(4)'], ids=['status', 'too short', 'no metric'])
