@@ -59,8 +59,10 @@ def read_runs(words: Sequence[str]) -> dict[str, Path]:
     """Return paths by method.
 
     Raises:
-        ValueError: A word is not METHOD=RUN, or a method comes twice.
+        ValueError: A word is not METHOD=RUN, or a method comes twice, also as the name that its figures' files have.
     """
+    with quiet():
+        from mmseg_daft.analysis.report_figures import slug
     runs: dict[str, Path] = {}
     for word in words:
         method, equals, path = word.partition('=')
@@ -68,6 +70,11 @@ def read_runs(words: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f'{word!r} is not METHOD=RUN, such as FT=work_dirs/my_run.')
         if method in runs:
             raise ValueError(f'The method {method!r} comes twice. Give each run its own name, such as {method}-1.')
+        like = [other for other in runs if slug(other) == slug(method)]
+        if like:
+            raise ValueError(f'The methods {like[0]!r} and {method!r} would both have figures named '
+                             f'sheet_{slug(method)}_*: upper and lower case are one there, and so are all signs. Name '
+                             'one of them differently.')
         runs[method] = Path(path)
     return runs
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import Runner, load_checkpoint
 from mmseg.models import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -27,6 +27,7 @@ from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.statistics import collect_statistics
 from mmseg_daft.core.weight_match import match_weights
 from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.checkpoint_file import read_checkpoint
 from mmseg_daft.engine.model_forward import ModelForward
 from mmseg_daft.engine.pretrained_weights import match_start, pretrained_starts
 from mmseg_daft.engine.target_loader import TargetLoader
@@ -114,7 +115,7 @@ def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> Loaded
     """Return a run's model.
 
     Raises:
-        ValueError: There is no checkpoint, it is of another architecture, or holds NaN.
+        ValueError: There is no checkpoint, it is none, is of another architecture, or holds NaN.
     """
     checkpoint = find_checkpoint(path)
     model = build_model(cfg)
@@ -128,9 +129,8 @@ def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> Loaded
                        content.get('meta', {}).get('cfg'))
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger=None)
-    state = content.get('state_dict', content)
+def _read(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    state, content = read_checkpoint(str(path))
     return {name.removeprefix('module.'): t for name, t in state.items() if isinstance(t, Tensor)}, content
 
 

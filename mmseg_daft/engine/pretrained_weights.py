@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mmengine.model import BaseModule, PretrainedInit
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmseg_daft.core.weight_match import WeightMatch, match_weights
+from mmseg_daft.engine.checkpoint_file import read_checkpoint
 
 
 class PretrainedStart(NamedTuple):
@@ -53,9 +53,11 @@ def match_file(model: Mapping[str, Tensor], checkpoint: str, prefix: str | None 
         model: The model's state dict.
         checkpoint: A path, an address or anything else that MMEngine loads.
         prefix: What the model's names begin with in the file, or ``None``.
+
+    Raises:
+        ValueError: The file is no checkpoint.
     """
-    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger=None)
-    file = content.get('state_dict', content)
+    file, _ = read_checkpoint(checkpoint)
     if prefix is None:
         part = {name.removeprefix('module.'): tensor for name, tensor in file.items()}
     else:

@@ -1,6 +1,7 @@
 """The analysis of real runs: its numbers against an own computation, its properties, and what it refuses."""
 
 import math
+import pickle
 import re
 import shutil
 import socket
@@ -282,6 +283,8 @@ def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
     refused(f'DAFT={changed}', says='converted from another pre-trained')
     refused('FT', says="'FT' is not METHOD=RUN")
     refused(ft, ft, says='comes twice')
+    refused(ft, ft.replace('FT', 'ft', 1), says="The methods 'FT' and 'ft' would both have figures named sheet_ft_*")
+    refused(*(ft.replace('FT', name, 1) for name in ('FT+a', 'FT-a')), says="'FT+a' and 'FT-a' would both")
     refused('FT=nowhere', says='nowhere is neither a checkpoint nor a run folder')
     refused(ft, '--stages', '7', says='The backbone returns the stages 1, 2, 3, 4, not 7')
     refused(ft, config=tmp_path / 'none.py', says='There is no config')
@@ -289,3 +292,20 @@ def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
     refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
     (tmp_path / 'empty.txt').write_text('')
     refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='found no image')
+
+
+@pytest.mark.parametrize('write, says', [
+    (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), 'PyTorch cannot read it'),
+    (lambda path: path.write_bytes(b''), 'PyTorch cannot read it'),
+    (lambda path: path.write_bytes(pickle.dumps([1, 2])), 'PyTorch cannot read it'),
+    (lambda path: torch.save([torch.zeros(1)], path), 'it holds a list'),
+    (lambda path: torch.save({'state_dict': [torch.zeros(1)]}, path), 'it holds no tensors by name'),
+], ids=['random bytes', 'empty', 'a pickled list', 'a saved list', 'a list of weights'])
+def test_a_file_that_is_no_checkpoint_is_named_and_refused(case, analyse, tmp_path, write, says):
+    bad = tmp_path / 'bad.pth'
+    write(bad)
+    for words in ([f'FT={bad}'], [f'FT={case.checkpoint("ft")}', '--pretrained', bad],
+                  [f'FT={case.checkpoint("ft")}', '--cfg-options', f'model.backbone.init_cfg.checkpoint={bad}'],
+                  [f'FT={case.checkpoint("ft")}', '--cfg-options', f'load_from={bad}']):
+        _, said = analyse(*words, code=1)
+        assert f'{bad} is no checkpoint: {says}' in said and 'dictionary of tensors by name' in said
