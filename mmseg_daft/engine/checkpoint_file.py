@@ -24,7 +24,7 @@ def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     try:
         content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
     except Exception as error:  # unpickling what is no checkpoint can raise anything
-        if isinstance(error, OSError) or isinstance(error, ValueError) and '://' in path:  # a scheme's own reader
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and '://' in path):  # a scheme's own reader
             raise
         raise ValueError(_refusal(path, f'PyTorch cannot read it ({type(error).__name__})')) from error
     if not isinstance(content, Mapping):

@@ -13,7 +13,7 @@ from mmseg_daft.core.linear_cka import CrossMoments, linear_cka
 from mmseg_daft.core.test_mode import test_mode
 from mmseg_daft.engine.fixed_images import FixedImages
 
-POSITIONS = 1024  # that CKA is taken over, per stage: more change it little, and cost memory
+POSITIONS = 1024  # that CKA is taken over, per stage and all images: more change it little, and cost time
 
 
 class FeatureReference:
@@ -95,8 +95,10 @@ class FeatureReference:
         return {**sums, **{f'stage{stage}/cka': linear_cka(*three) for stage, three in moments.items()}}
 
     def _add_positions(self, moments: list[CrossMoments], before: Tensor, after: Tensor) -> None:
-        step = max(1, before[0, 0].numel() * len(self.images) // POSITIONS)
-        x, y = (maps[0].flatten(1)[:, ::step].T for maps in (before, after))
+        total = before[0, 0].numel()
+        number = min(total, max(1, POSITIONS // len(self.images)))
+        places = torch.arange(number, device=before.device) * total // number  # evenly spread
+        x, y = (maps[0].flatten(1)[:, places].T for maps in (before, after))
         moments[:] = moments or [CrossMoments(x.shape[1]) for _ in range(3)]
         for sums, (a, b) in zip(moments, ((x, y), (x, x), (y, y)), strict=True):
             sums.add(a, b)
