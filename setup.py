@@ -26,9 +26,10 @@ setup(
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
         'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
         'sweep': ['submitit'],  # tools/sweep.py: Slurm arrays, requeueing, local processes
-        # selenium: drives the browser that opens the report. xdist: two tests at a time.
-        'test': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit'],
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'ruff', 'pre-commit'],
+        # selenium: drives the browser that opens the report. xdist: two tests at a time. tensorboard: reads what a hook
+        # wrote for it.
+        'test': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'tensorboard'],
+        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'tensorboard', 'ruff', 'pre-commit'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

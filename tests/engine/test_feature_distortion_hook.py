@@ -128,6 +128,35 @@ def test_scalars_are_the_distortion_also_after_a_resume(daft):
         train(cfg)
 
 
+def local_scalars(cfg):
+    """By name, the (step, value) pairs of the distortion that MMEngine's own visualizer kept."""
+    kept = {}
+    for file in Path(cfg.work_dir).glob('*/vis_data/scalars.json'):
+        for line in map(json.loads, file.read_text().splitlines()):
+            for name, value in line.items():
+                if name.startswith('distortion/'):
+                    kept.setdefault(name, []).append((line['step'], value))
+    return kept
+
+
+def test_tensorboard_shows_them(daft):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = daft()
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    runner = train(cfg)
+    runner.visualizer.close()
+    (events,) = Path(cfg.work_dir).glob('*/vis_data/events.out.tfevents.*')
+    board, kept = EventAccumulator(str(events)), local_scalars(cfg)
+    board.Reload()
+    shown = {name: [(event.step, event.value) for event in board.Scalars(name)]
+             for name in board.Tags()['scalars'] if name.startswith('distortion/')}
+    assert shown.keys() == kept.keys() and len(kept) == 2 * 4 + 5 + 2
+    for name, pairs in kept.items():
+        assert [step for step, _ in shown[name]] == [step for step, _ in pairs] == [2, 4]
+        np.testing.assert_allclose([v for _, v in shown[name]], [v for _, v in pairs], rtol=1e-6, err_msg=name)
+
+
 def test_the_training_is_the_same_bit_for_bit(daft):
     with_hook, without = States(), States()
     one = train(daft('with', iters=3, hook=dict(interval=1)), with_hook)
