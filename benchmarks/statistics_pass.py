@@ -38,7 +38,7 @@ try:
 except ImportError:
     precise_bn = None
 
-MODEL = Path(__file__).resolve().parents[1] / 'configs/_base_/models/deeplabv3plus_r50.py'
+MODEL_FOLDER = Path(__file__).resolve().parents[1] / 'configs/_base_/models'
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,12 +58,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def segmentor(base_channels: int, preprocessor: bool = False) -> nn.Module:
-    """Build the recipe's DeepLabv3+ on a ResNet-50 with plain batch norm."""
+def segmentor(base_channels: int, preprocessor: bool = False, depth: int = 50) -> nn.Module:
+    """Build the recipe's DeepLabv3+ on a ResNet-50, or the small one on a ResNet-18, with plain batch norm."""
     init_default_scope('mmseg')
-    cfg = Config.fromfile(MODEL).model
+    cfg = Config.fromfile(MODEL_FOLDER / f'deeplabv3plus_r{depth}.py').model
     cfg.backbone.update(base_channels=base_channels, stem_channels=base_channels)
-    cfg.decode_head.update(in_channels=32 * base_channels, c1_in_channels=4 * base_channels)
+    stage1 = base_channels * (1 if depth < 50 else 4)
+    cfg.decode_head.update(in_channels=8 * stage1, c1_in_channels=stage1)
     for part in (cfg.backbone, cfg.decode_head):
         part.norm_cfg.type = 'BN'  # mmengine's stand-in for SyncBN is no BatchNorm2d: fvcore would pass it over
     if not preprocessor:

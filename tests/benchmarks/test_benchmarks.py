@@ -19,18 +19,24 @@ TINY = ['--size', '64', '--batch-size', '2', '--batches', '2', '--base-channels'
 CACHE = ['--size', '64', '--batch-size', '2', '--images', '6', '--base-channels', '4', '--repeats', '2']
 
 
+LOOK = ['--size', '64', '--batch-size', '2', '--image-size', '40', '56', '--base-channels', '4', '--repeats', '2']
+
+
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('results')
     run('statistics_pass.py', *TINY, '--whole-model', '--results', str(folder))
     run('training.py', *TINY, '--results', str(folder))
     run('statistics_cache.py', *CACHE, '--results', str(folder))
+    for depth in ('18', '50'):
+        run('distortion_look.py', *LOOK, '--depth', depth, '--results', str(folder))
     return {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}, folder
 
 
 def test_results_are_data_with_the_machine_they_come_from(results):
     files, _ = results
-    assert set(files) == {'statistics_cache_cpu', 'statistics_pass_float32_cpu', 'training_cpu'}
+    assert set(files) == {'distortion_look_r18_cpu', 'distortion_look_r50_cpu', 'statistics_cache_cpu',
+                          'statistics_pass_float32_cpu', 'training_cpu'}
     for content in files.values():
         assert {'processor', 'cores', 'threads', 'torch', 'load', 'gpu'} <= content['machine'].keys()
         for rows in content['tables'].values():
@@ -43,6 +49,12 @@ def test_every_way_is_there_and_does_its_work(results):
     assert names[:3] == ['bare evaluation pass', 'ours', 'var_mean hooks'] and 'torch update_bn, whole model' in names
     assert all(row['ratio'] > 0.2 for row in rows), 'one of them did not run the model'
     assert len(results[0]['training_cpu']['tables']) == 4
+
+
+def test_the_share_of_looks_is_their_ratio_over_the_interval(results):
+    for depth in (18, 50):
+        ((title, (_, look)),) = results[0][f'distortion_look_r{depth}_cpu']['tables'].items()
+        assert f'ResNet-{depth}' in title and title.endswith(f'every 500 iterations {look["ratio"] / 500:.2%}')
 
 
 def test_the_table_holds_every_result(results):
