@@ -1,10 +1,10 @@
-"""The demo: domain-aware fine-tuning against plain fine-tuning, from nothing, in minutes on a CPU.
+"""The demo: domain-aware fine-tuning against other ways, from nothing, in minutes on a CPU.
 
-    python tools/demo.py
+    python tools/demo.py [--methods lp ft lpft daft]
 
 Renders scenes of shapes in two domains, pre-trains a small DeepLabv3+ on the source domain, fine-tunes
-it to the target domain by FT and by DAFT, evaluates all three models and compares them in one table and
-one picture. Every run is mmseg's own train.py or test.py on a config of this repository.
+it to the target domain by each method, evaluates all models and compares them in one table and one
+picture. Every run is mmseg's own train.py or test.py on a config of this repository.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mmseg_daft.analysis.findings import Findings
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = {'source': 'source model', 'ft': 'FT', 'daft': 'DAFT'}
+NAMES = {'source': 'source model', 'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT'}
+METHODS = tuple(NAMES)[1:]
 DOMAINS = ('target', 'source')
 
 
@@ -43,8 +44,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=0, help='seed of the data and of all runs (default: 0)')
     parser.add_argument('--quick', action='store_true', help='a few iterations: checks that all runs, nothing more')
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, metavar='METHOD',
+                        help=f'of {", ".join(METHODS)}; lpft goes on from lp (default: all)')
     parser.add_argument('--folder', type=Path, default=ROOT / 'work_dirs' / 'demo', help='where everything is written')
     options = parser.parse_args()
+    methods = [method for method in METHODS if method in options.methods]
+    if 'lpft' in methods and 'lp' not in methods:
+        parser.error('LP-FT goes on from the head of LP: name lp, too.')
     folder: Path = options.folder.resolve()
     claim(folder)
     set_environment(folder)
@@ -52,7 +58,7 @@ def main() -> None:
 
     quieten()
     console = Console(highlight=False)
-    demo = Demo(folder, options.seed, options.quick)
+    demo = Demo(folder, options.seed, options.quick, methods)
     try:
         run_demo(demo, console)
     except RunFailedError as error:
@@ -95,23 +101,27 @@ def run_demo(demo: Demo, console: Console) -> None:
         render_data_set(demo.folder / 'data', settings)
         report(1)
     train(demo, console, {'source': '2  Train the source model'})
-    train(demo, console, {'ft': '3  Fine-tune: FT', 'daft': '4  Fine-tune: DAFT'})
-    miou = evaluate(demo, console, '5  Evaluate all models')
+    number = 3
+    for group in side_by_side(demo.methods):
+        train(demo, console, {run: f'{number + i}  Train: {NAMES[run]}' for i, run in enumerate(group)})
+        number += len(group)
+    miou = evaluate(demo, console, f'{number}  Evaluate all models')
 
-    from demo_analysis import METHODS, compare, draw  # mmseg is slow to import: after the first signs of life
+    from demo_analysis import compare, draw  # mmseg is slow to import: after the first signs of life
 
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
     steps = ('Measure images', 'Compare parameters', 'Look at the chosen ones', 'Draw figures')
-    with bars(console, {'6  Measure and draw': len(steps) + 1}) as (report,):
+    with bars(console, {f'{number + 1}  Measure and draw': len(steps) + 1}) as (report,):
         findings = compare(demo, demo.folder / 'distortion',
                            lambda what, done, total: report(steps.index(what) + done / total))
         draw(demo, findings, picture)
         report(len(steps) + 1)
     last = {row['method']: row for row in findings.summary() if row['stage'] == list(findings.stages)[-1]}
-    rows = {run: {f'miou_{domain}': miou[run][domain] for domain in DOMAINS} for run in NAMES}
+    rows = {run: {f'miou_{domain}': miou[run][domain] for domain in DOMAINS} for run in miou}
     rows['source'].update(cosine_similarity=1.0, l2_distance=0.0)  # by definition: it is what the others left
-    for run, method in METHODS.items():
-        rows[run].update(cosine_similarity=last[method]['cosine'].value, l2_distance=last[method]['l2'].value)
+    for run in demo.methods:
+        found = last[NAMES[run]]
+        rows[run].update(cosine_similarity=found['cosine'].value, l2_distance=found['l2'].value)
     seconds = time.perf_counter() - start
     results.write_text(
         json.dumps(dict(seed=demo.seed, quick=demo.quick, seconds=round(seconds, 1), rows=rows), indent=2) + '\n',
@@ -132,6 +142,12 @@ def bars(console: Console, totals: dict[str, int], unit: str = '') -> Iterator[l
         yield [lambda done, task=task: progress.update(task, completed=done) for task in tasks]
 
 
+def side_by_side(methods: Sequence[str]) -> list[list[str]]:
+    """Return which methods train at once, one group after the other: LP-FT has to wait for LP."""
+    later = [method for method in methods if 'lpft' in methods and method in ('lpft', 'daft')]
+    return [group for group in ([m for m in methods if m not in later], later) if group]
+
+
 def train(demo: Demo, console: Console, titles: dict[str, str]) -> None:
     """Train runs side by side, each behind a progress bar; of a conversion, show what its hook reports."""
     totals = {title: demo.iterations(run) for run, title in titles.items()}
@@ -144,8 +160,8 @@ def train(demo: Demo, console: Console, titles: dict[str, str]) -> None:
 
 def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, float]]:
     """Test each model on the validation images of both domains: mIoU by run and domain."""
-    miou: dict[str, dict[str, float]] = {run: {} for run in NAMES}
-    tests = [(run, domain) for run in NAMES for domain in DOMAINS]
+    miou: dict[str, dict[str, float]] = {run: {} for run in ('source', *demo.methods)}
+    tests = [(run, domain) for run in miou for domain in DOMAINS]
     # Two at a time: most of a test is the start of its process, on one core.
     with bars(console, {title: len(tests)}, 'tests') as (report,), ThreadPoolExecutor(2) as pool:
         results = pool.map(demo.test, *zip(*tests, strict=True))
@@ -168,10 +184,11 @@ def conclude(console: Console, demo: Demo, rows: dict[str, dict[str, float]], fi
     console.print(table)
     show_findings(console, findings, last_stage_only=True)
     console.print(
-        'mIoU: higher is better; the target is what FT and DAFT were fine-tuned for. The two columns on its right are '
-        "the feature distortion on the target's validation images, medians of stage 4: 1 and 0 mean that fine-tuning "
-        "left the source model's features as they were. From seed to seed the mIoU of so small a task varies by "
-        'several points, so one demo illustrates the methods and ranks none.\n', width=min(100, console.width))
+        'mIoU: higher is better; the target is what all but the source model were trained for. The two columns on its '
+        "right are the feature distortion on the target's validation images, medians of stage 4: 1 and 0 mean "
+        "that training left the source model's features as they were. From seed to seed the mIoU of so small a task "
+        'varies by several points, so one demo illustrates the methods and ranks none.\n',
+        width=min(100, console.width))
 
 
 def shown(path: Path) -> str:

@@ -19,15 +19,15 @@ from mmseg_daft.analysis.contact_sheet import Scene
 from mmseg_daft.analysis.findings import Findings
 from mmseg_daft.datasets import ShapesDataset
 
-METHODS = {'ft': 'FT', 'daft': 'DAFT'}
+METHODS = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT'}
 
 
 def compare(demo: Demo, out: Path, report: Callable[[str, int, int], None]) -> Findings:
-    """Compare FT and DAFT with the source model on the target's validation images, and write the report.
+    """Compare each method with the source model on the target's validation images, and write the report.
 
     As ``tools/analyze_distortion.py`` does with the same models.
     """
-    runs = {title: demo.checkpoint(run) for run, title in METHODS.items()}
+    runs = {METHODS[run]: demo.checkpoint(run) for run in demo.methods}
     options = Options(out, demo.checkpoint('source'), split='val', batch_size=8, workers=0, formats=('png',))
     return analyse(demo.config('ft'), runs, options, report)
 
@@ -36,7 +36,7 @@ def draw(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
     """Draw the picture, with the first validation images of the target as examples."""
     root = demo.folder / 'data' / 'target'
     listing = (root / 'ImageSets' / 'Segmentation' / 'val.txt').read_text(encoding='utf-8').split()
-    titles = {'source': 'source model', **METHODS}
+    titles = {'source': 'source model', **{run: METHODS[run] for run in demo.methods}}
     scenes = [
         Scene(
             title=name,
@@ -47,7 +47,7 @@ def draw(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
         for name in listing[:rows]]
     draw_comparison(
         scenes, findings, ShapesDataset.METAINFO['palette'],
-        'The first validation images of the target domain, as three models see them', path)
+        'The first validation images of the target domain, as each model sees them', path)
 
 
 def _read_ids(path: Path) -> Any:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from render_shapes import RenderSettings
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {
     'source': 'configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py',
+    'lp': 'configs/lp/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
     'ft': 'configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
+    'lpft': 'configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
     'daft': 'configs/daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'}
 DATA_CONFIGS = {'target': CONFIGS['ft'], 'source': CONFIGS['source']}
 
@@ -33,11 +35,13 @@ class Demo:
         folder: Holds the data, a work directory per run, and the results.
         seed: Of the data and of all runs.
         quick: A few images and iterations: the numbers mean nothing then.
+        methods: Which are compared, of ``'lp'``, ``'ft'``, ``'lpft'`` and ``'daft'``; LP-FT goes on from LP.
     """
 
     folder: Path
     seed: int
     quick: bool
+    methods: Sequence[str]
 
     @property
     def settings(self) -> RenderSettings:
@@ -47,7 +51,7 @@ class Demo:
         return RenderSettings(self.seed)
 
     def work_dir(self, run: str) -> Path:
-        """Return the work directory of ``'source'``, ``'ft'`` or ``'daft'``."""
+        """Return the work directory of ``'source'`` or a method."""
         return self.folder / run
 
     def config(self, run: str) -> Config:
@@ -75,13 +79,15 @@ class Demo:
         """Train a run anew and return its log.
 
         Args:
-            run: ``'source'``, ``'ft'`` or ``'daft'``.
+            run: ``'source'`` or a method.
             report: Called again and again with the number of iterations done.
         """
         work_dir, iterations = self.work_dir(run), self.iterations(run)
         shutil.rmtree(work_dir, ignore_errors=True)
         options = [f'randomness.seed={self.seed}']
-        if run != 'source':
+        if run == 'lpft':
+            options.append(f'model.init_cfg.checkpoint={self.checkpoint("lp")}')
+        elif run != 'source':
             options.append(f'model.backbone.init_cfg.checkpoint={self.checkpoint("source")}')
         if self.quick:
             options += [

@@ -69,17 +69,22 @@ def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_
     refused = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
     assert refused.returncode != 0 and "not the demo's" in refused.stderr
     assert (tmp_path / 'demo' / 'ft' / 'iter_4.pth').exists()
+    refused = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft')
+    assert refused.returncode != 0 and 'name lp, too' in refused.stderr
     (tmp_path / 'demo' / '.mmseg_daft_demo').touch()
-    result = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
+    result = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft', 'daft', 'lp')
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert 'BN conversion of backbone: 20 layers found, 20 converted' in result.stdout
     rows = json.loads((tmp_path / 'demo' / 'results.json').read_text())['rows']
-    assert set(rows) == {'source', 'ft', 'daft'}
+    assert list(rows) == ['source', 'lp', 'lpft', 'daft']
+    assert rows['lp']['cosine_similarity'] == 1 and rows['lp']['l2_distance'] == 0  # its backbone is frozen
     for row in rows.values():
         assert set(row) == {'miou_target', 'miou_source', 'cosine_similarity', 'l2_distance'}
         assert f'{row["miou_target"]:.2f}' in result.stdout
     picture = cv2.imread(str(tmp_path / 'demo' / 'demo.png'))
     assert picture.shape[0] > 600 and picture.std() > 10
+    log = (tmp_path / 'demo' / 'lpft' / 'train.log').read_text()
+    assert f'load model from: {tmp_path}/demo/lp/iter_4.pth' in log
     assert len(result.stdout.splitlines()) < 60, 'the console is no longer readable'
 
 
