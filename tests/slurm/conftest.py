@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 def cluster():
     if why_not_here():
         pytest.skip(why_not_here())
-    with tempfile.TemporaryDirectory(prefix='slurm.') as folder, SlurmCluster(Path(folder) / 'c') as running:
+    with tempfile.TemporaryDirectory(
+            prefix='slurm.', ignore_cleanup_errors=True) as folder, SlurmCluster(Path(folder) / 'c') as running:
         # PYTHON: the scripts' interpreter. The second path is for the hook that slows iterations down.
         running.env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', DEVICE='gpu', PYTHONUNBUFFERED='1')
         running.env['PYTHONPATH'] = os.pathsep.join([str(ROOT), str(ROOT / 'tests' / 'support')])

@@ -20,7 +20,7 @@ def start(cluster, *words, cwd=None, **env):
 
 
 def finish(process, code=0):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert (process.returncode == 0) == (code == 0), output[-4000:]
     return output
 
@@ -85,12 +85,11 @@ def test_two_jobs_on_one_node_do_not_meet(cluster, config, undisturbed, tmp_path
 
 
 def test_a_failing_rank_ends_the_others(cluster, config, spy, tmp_path):
-    started = time.monotonic()
     output = finish(start(
         cluster, TOOLS / 'slurm_train.sh', 'test', 'job', config, '--work-dir', tmp_path, GPUS='2', FAILING_RANK='1',
         PYTHON=str(spy), REAL_PYTHON=cluster.env['PYTHON']), code=7)
     assert 'task 1: Exited with exit code 7' in output
-    assert time.monotonic() - started < 120  # rank 0 would wait for 30 minutes
+    # rank 0 alone would wait for 30 minutes, longer than finish does
     assert not list(tmp_path.glob('*.pth'))
 
 
@@ -109,7 +108,7 @@ def submit(cluster, folder, config, *options, **env):
 
 
 def ended(cluster, job):
-    cluster.wait_for('the end', lambda: cluster.job(job)['JobState'] in ENDED, seconds=300)
+    cluster.wait_for('the end', lambda: cluster.job(job)['JobState'] in ENDED, seconds=900)
     return cluster.job(job)
 
 
@@ -119,13 +118,13 @@ def restarted_or_ended(cluster, job, restarts):
 
 
 def test_before_its_time_limit_a_job_saves_requeues_and_ends_as_undisturbed(cluster, config, undisturbed, tmp_path):
-    """A limit of one minute, the least there is; asked to signal 10 s before, Slurm does so 10 to 40 s before.
+    """A limit of two minutes; asked to signal 60 s before, Slurm does so 60 to 90 s before.
 
     Where this machine is slow, the restarted run meets the limit again.
     """
-    job = submit(cluster, tmp_path, config, '--time=1', '--signal=B:USR2@10', SECONDS_PER_ITERATION='5')
+    job = submit(cluster, tmp_path, config, '--time=2', '--signal=B:USR2@60', SECONDS_PER_ITERATION='7')
     for restarts in range(1, 5):
-        cluster.wait_for('requeue or end', partial(restarted_or_ended, cluster, job, restarts), seconds=200)
+        cluster.wait_for('requeue or end', partial(restarted_or_ended, cluster, job, restarts), seconds=900)
         if cluster.job(job)['JobState'] in ENDED:
             break
         cluster.hurry(job)
@@ -143,7 +142,8 @@ def test_before_its_time_limit_a_job_saves_requeues_and_ends_as_undisturbed(clus
 
 def test_a_job_that_is_killed_and_requeued_ends_as_undisturbed(cluster, config, undisturbed, tmp_path):
     job = submit(cluster, tmp_path, config, SECONDS_PER_ITERATION='3')
-    cluster.wait_for('a checkpoint', lambda: (tmp_path / 'run' / 'iter_2.pth').exists(), seconds=200)
+    note = tmp_path / 'run' / 'last_checkpoint'  # written in place, and then an iteration of 3 seconds follows
+    cluster.wait_for('a checkpoint', lambda: note.exists() and note.read_text().endswith('iter_2.pth'))
     cluster.run('scontrol', 'requeue', job)
     cluster.hurry(job)
     state, log = ended(cluster, job), (tmp_path / f'{job}.out').read_text()
@@ -162,16 +162,22 @@ def test_nothing_is_left_of_a_cluster(cluster, tmp_path_factory):
     import tempfile
 
     from slurm_cluster import SlurmCluster
-    with tempfile.TemporaryDirectory(prefix='slurm.') as folder:
+    with tempfile.TemporaryDirectory(prefix='slurm.', ignore_cleanup_errors=True) as folder:
         with SlurmCluster(Path(folder) / 'c') as other:
             other.run('sbatch', f'--output={folder}/%j.out', '--wrap', f'setsid sleep 321 & touch {folder}/up; wait')
             other.wait_for('the job', lambda: Path(folder, 'up').exists())
             daemons = [*other.daemons.values()]
         assert all(daemon.poll() is not None for daemon in daemons)
-        for path in Path('/proc').glob('[0-9]*/environ'):
-            try:
-                alive = path.with_name('status').read_text().split('State:\t')[1][0] not in 'ZX'
-                assert not alive or folder.encode() not in path.read_bytes(), path
-            except OSError:
-                continue
+        deadline = time.monotonic() + 120  # a process that was killed may take a while to go
+        while left := [path for path in Path('/proc').glob('[0-9]*') if names(path, folder)]:
+            assert time.monotonic() < deadline, left
+
+
+def names(process, folder):
+    """Whether a process lives and has the folder in its environment."""
+    try:
+        alive = (process / 'status').read_text().split('State:\t')[1][0] not in 'ZX'
+        return alive and folder.encode() in (process / 'environ').read_bytes()
+    except OSError:
+        return False
 

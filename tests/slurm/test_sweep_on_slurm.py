@@ -43,22 +43,22 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
         'plan', folder, '--method', f'daft={configs["daft"]}', '--method', f'ft={configs["ft"]}',
         '--grid', 'daft.1=0.1,0.01', '--grid', 'daft.2=0.1', '--grid', 'ft.1=1e30,0.1', '--report-seeds', '0',
         '--held-out', '0.3', '--gpus-per-run', '1')
-    assert process.wait(200) == 0, log.read_text()
+    assert process.wait(900) == 0, log.read_text()
     assert '7 runs of 2 iterations' in log.read_text()
 
     run = ('run', folder, '--executor', 'slurm', '--parallel', '2', '--interval', '1',
            '--slurm', 'partition=test', 'cpus_per_task=1')
     process, log = start(*run)
-    cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/submissions'))) == 4, 200)
-    cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 200)
+    cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/submissions'))) >= 4, 900)
+    cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 900)
     process.kill()  # the tool, without a word
     cluster.stop('slurmctld')
     process, log = start(*run)
-    cluster.wait_for('a result without the controller', lambda: results(folder), 200)
-    cluster.wait_for('the screen', lambda: 'Slurm does not answer' in log.read_text(), 200)
+    cluster.wait_for('a result without the controller', lambda: results(folder), 900)
+    cluster.wait_for('the screen', lambda: 'Slurm does not answer' in log.read_text(), 900)
     assert process.poll() is None
     cluster.start_controller()
-    cluster.wait_for('the end', lambda: process.poll() is not None, 500)
+    cluster.wait_for('the end', lambda: process.poll() is not None, 900)
     assert process.returncode == 0, log.read_text()[-3000:]
 
     found = results(folder)
@@ -74,7 +74,7 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     assert all('_' in job for job in jobs)  # arrays
 
     process, log = start('collect', folder)
-    assert process.wait(200) == 0, log.read_text()
+    assert process.wait(900) == 0, log.read_text()
     rows = list(csv.DictReader((folder / 'results' / 'runs.csv').open()))
     assert {row['name']: row['value'] for row in rows} == {
         name: '' if result['value'] is None else str(result['value']) for name, result in found.items()}
@@ -95,7 +95,7 @@ def test_a_partition_that_is_not_there_ends_the_sweep_with_slurm_s_words(cluster
         configs=dict(ft='x.py'), held_out=0.1, held_out_by='', held_out_seed=0, options=[], gpus_per_run=1,
         revision='')))
     done = subprocess.run(command('run', folder, '--executor', 'slurm', '--interval', '0.1', '--slurm',
-                                  'partition=nowhere'), env=cluster.env, capture_output=True, text=True, timeout=200)
+                                  'partition=nowhere'), env=cluster.env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1 and 'invalid partition' in done.stdout + done.stderr
     assert 'Traceback' not in done.stderr
 
@@ -113,7 +113,7 @@ def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeue
         '    def stop(*_):\n'
         '        (work / "iter_1.pth").touch(); sys.exit(75)\n'
         '    signal.signal(signal.SIGUSR2, stop)\n'
-        '    (work / "up").touch(); time.sleep(200)\n'
+        '    (work / "up").touch(); time.sleep(1800)\n'
         '(work / "iter_2.pth").touch(); (work / "last_checkpoint").write_text(str(work / "iter_2.pth"))\n'
         '(work / "1" / "vis_data" / "scalars.json").write_text(json.dumps(dict(mIoU=50.0, step=2)))\n')
     place.describe(dict(iterations=2, metric='mIoU', command=[sys.executable, '-c', program], test_command=[]))
@@ -122,7 +122,7 @@ def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeue
         'from sweep_executor import Executor; from mmseg_daft.sweep.run_folder import RunFolder\n'
         f'executor = Executor("slurm", Path({str(tmp_path / "jobs")!r}), 1, 0, slurm=dict(partition="test"))\n'
         f'executor.submit([RunFolder(Path({str(place.path)!r}))])\n')
-    subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=cluster.env, check=True, timeout=200)
+    subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=cluster.env, check=True, timeout=900)
     job = place.job()
     cluster.wait_for('the training', (place.work_dir / 'up').exists)
     assert place.seen().active

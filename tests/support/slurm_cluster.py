@@ -17,7 +17,7 @@ from pathlib import Path
 PROGRAMS = ('munged', 'munge', 'unmunge', 'slurmctld', 'slurmd', 'srun', 'sbatch', 'scontrol', 'squeue', 'sinfo')
 PATH = os.pathsep.join([os.environ.get('PATH', ''), '/usr/sbin', '/sbin'])
 NODES = ('node1', 'node2')
-PATIENCE = 90  # seconds for whatever takes one on a quiet machine
+PATIENCE = 600  # seconds: machines pause for minutes
 
 CONF = """\
 ClusterName=throwaway
@@ -27,7 +27,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={base}/munge.socket,cred_expire=5
+AuthInfo=socket={base}/munge.socket,cred_expire=60
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={base}/state
 SlurmdSpoolDir={base}/spool.%n
@@ -51,7 +51,8 @@ JobRequeue=1
 KillWait=5
 MinJobAge=3600
 InactiveLimit=0
-SlurmdTimeout=120
+SlurmdTimeout=0
+MessageTimeout=100
 UnkillableStepTimeout=60
 GresTypes=gpu
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
@@ -131,7 +132,7 @@ class SlurmCluster:
             return
         daemon.terminate()
         try:
-            daemon.wait(10)
+            daemon.wait(60)
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
