@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=128, help='of the square images')
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--batches', type=int, default=8, help='of the passes')
+    parser.add_argument('--stop-error', type=float, default=0.05, help='at which a pass may end early')
     parser.add_argument('--repeats', type=int, default=7)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--base-channels', type=int, default=64, help='64 is ResNet-50; less is for tests')
@@ -48,12 +49,18 @@ CUSTOM_KEYS = dict(optimizer=SGD, paramwise_cfg=dict(custom_keys={'backbone': di
 OURS = dict(optimizer=SGD, constructor='DAFTOptimWrapperConstructor', paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1))
 
 
-def optimizer_steps(model: nn.Module) -> dict[str, Callable[[], Any]]:
-    """Return an optimizer step of each kind, over the same parameters and gradients."""
+def optimizer_steps(model: nn.Module, multi_tensor: bool) -> dict[str, Callable[[], Any]]:
+    """Return an optimizer step of each kind, over the same parameters and gradients.
+
+    Args:
+        model: Whose parameters; each gets a gradient.
+        multi_tensor: Take all tensors of a group at once (``foreach``), which PyTorch does by itself on a GPU alone.
+    """
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-6)
     kinds = {'ours, two groups': OURS, 'mmengine custom_keys': CUSTOM_KEYS, 'stock, one rate': STOCK}
-    return {name: build_optim_wrapper(model, dict(cfg)).optimizer.step for name, cfg in kinds.items()}
+    return {name: build_optim_wrapper(model, dict(cfg, optimizer=dict(SGD, foreach=multi_tensor))).optimizer.step
+            for name, cfg in kinds.items()}
 
 
 def iterations(model: nn.Module, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -109,14 +116,19 @@ def main() -> None:
     model = segmentor(args.base_channels).to(args.device)
     shape = f'{args.batch_size} x {args.size}², {args.device}'
     tables = {
-        'Optimizer step, DeepLabv3+ on ResNet-50': measure.compare(optimizer_steps(model), args.repeats, args.device),
-        f'Training iteration, {shape}': measure.compare(iterations(model, args), args.repeats, args.device)}
-    small, rule = _batches(args, args.batches), StopRule(1.0, max(args.batches // 2, 2))
+        f'Optimizer step, DeepLabv3+ on ResNet-50, {name}': measure.compare(
+            optimizer_steps(model, multi_tensor), args.repeats, args.device)
+        for name, multi_tensor in (('multi-tensor, as on GPUs', True), ('one tensor after the other', False))}
+    tables.update({
+        f'Training iteration, {shape}': measure.compare(iterations(model, args), args.repeats, args.device)})
+    backbone = segmentor(args.base_channels).to(args.device).backbone  # the other one was trained on noise
+    small, rule = _batches(args, args.batches), StopRule(args.stop_error, 2)
+    known = f'{args.stop_error:.0%} known after {collect(backbone, small * 10, rule)}, of'
     passes = {
-        f'whole pass, {args.batches} mini-batches': lambda: collect(model.backbone, small),
-        f'whole pass, {10 * args.batches}': lambda: collect(model.backbone, small * 10),
-        f'stopped when known, of {args.batches}': lambda: collect(model.backbone, small, rule),
-        f'stopped when known, of {10 * args.batches}': lambda: collect(model.backbone, small * 10, rule)}
+        f'whole pass, {args.batches} mini-batches': lambda: collect(backbone, small),
+        f'whole pass, {10 * args.batches}': lambda: collect(backbone, small * 10),
+        f'{known} {args.batches}': lambda: collect(backbone, small, rule),
+        f'{known} {10 * args.batches}': lambda: collect(backbone, small * 10, rule)}
     tables[f'Data ten times as many, {shape}'] = measure.compare(passes, min(args.repeats, 3), args.device)
     if args.device.type == 'cpu':
         title = f'{args.batches} mini-batches over ranks with a core each, {shape}'

@@ -54,7 +54,8 @@ def verdict(rows: Sequence[Mapping[str, Any]], competence: Competence | None) ->
     The conversion does two things. It spares the network the jump of its batch-norm statistics in the first
     iterations; that matters the more the larger the gap. And it keeps the source's function; that helps on the target
     as far as that function serves there, which the competence measures. The thresholds lie between two cases that
-    were measured, CamVid's day to dusk and day to other images of the day; two points are no law.
+    were measured, CamVid's day to dusk and day to other images of the day (``docs/camvid_domain_gap.md``); two points
+    are no law.
     """
     typical = median(row['divergence'] for row in rows)
     means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))

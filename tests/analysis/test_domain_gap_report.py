@@ -1,6 +1,9 @@
 """The probe against what must come out, and the verdict on cases with known answers."""
 
+import json
 import struct
+from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -80,6 +83,21 @@ def test_the_verdict_says_size_kind_and_stage():
 ])
 def test_the_verdict_on_what_the_source_is_worth(competence, expected):
     assert expected in verdict(rows(0.37), competence)
+
+
+def test_the_page_of_camvid_s_two_gaps_is_what_is_said_of_them():
+    docs = Path(__file__).parents[2] / 'docs'
+    cases = json.loads((docs / 'camvid_domain_gap.json').read_text())
+    page = (docs / 'camvid_domain_gap.md').read_text()
+    for case in cases.values():
+        measured = Competence(**case['competence'])
+        assert verdict(case['layers'], measured) == case['verdict']
+    medians = [f'{median(row["divergence"] for row in case["layers"]):.2f}' for case in cases.values()]
+    assert f'nats | {" | ".join(medians)} |' in page
+    assert all(f'{value} from day to day' in case['verdict'] for case in cases.values() for value in medians[1:])
+    for name, label in (('source', '9 %)'), ('adapted', 'with adapted statistics'), ('head', 'by the source decoder')):
+        shares = [f'{100 * case["competence"][name]:.0f} %' for case in cases.values()]
+        assert f'{label} | {" | ".join(shares)} |' in page
 
 
 def test_stages():

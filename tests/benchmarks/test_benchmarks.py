@@ -48,7 +48,7 @@ def test_every_way_is_there_and_does_its_work(results):
     names = [row['name'] for row in rows]
     assert names[:3] == ['bare evaluation pass', 'ours', 'var_mean hooks'] and 'torch update_bn, whole model' in names
     assert all(row['ratio'] > 0.2 for row in rows), 'one of them did not run the model'
-    assert len(results[0]['training_cpu']['tables']) == 4
+    assert len(results[0]['training_cpu']['tables']) == 5
 
 
 def test_the_share_of_looks_is_their_ratio_over_the_interval(results):
