@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,11 @@ def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """Print the layers, the one with the largest divergence first."""
     table = Table(title='Domain gap by layer')
     for title in ('layer', 'stage'):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ('shift (source sd)', '|ln var ratio|', 'divergence', 'of means', 'of variances'):
         table.add_column(title, justify='right')
     for row in sorted(rows, key=lambda row: -row['divergence']):
-        table.add_row(row['layer'], row['stage'], *(f'{row[key]:.3f}' for key in (
+        table.add_row(row['layer'].removeprefix('backbone.'), row['stage'], *(f'{row[key]:.3f}' for key in (
             'mean_shift', 'log_var_ratio', 'divergence', 'mean_divergence', 'var_divergence')))
     console.print(table)
 
@@ -114,6 +115,8 @@ def main() -> None:
     """Make the report."""
     args = parse_args()
     console = Console()
+    if not console.is_terminal and 'COLUMNS' not in os.environ:
+        console.width = 120
     offline = prepare(args, args.config, args.checkpoint)
     other = json.loads(args.compare.read_text(encoding='utf-8')) if args.compare else None
     result = offline.run()
@@ -133,7 +136,7 @@ def main() -> None:
     draw_gap(rows, measured, out / 'gap.png', other['layers'] if other else None)
     print_table(console, rows)
     console.print(sentence, soft_wrap=True)
-    console.print(f'{out}/gap.csv, gap.json, gap.png')
+    console.print(f'{out}/gap.csv, gap.json, gap.png', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -126,7 +126,13 @@ def _model(cfg: Config, checkpoint: str | None) -> tuple[BaseSegmentor, bool]:
         model_cfg.update(init_cfg=None, pretrained=None)
     model = revert_sync_batchnorm(MODELS.build(model_cfg))
     if checkpoint is None:
-        model.init_weights()
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel('WARNING')  # or MMEngine logs some lines for every parameter
+        try:
+            model.init_weights()
+        finally:
+            logger.setLevel(level)
         return model, False
     refuse_poor_match(model, checkpoint)
     head = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('decode_head.')}

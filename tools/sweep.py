@@ -153,6 +153,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             executor.interrupt()
             console.print('The same command goes on from here.')
             return 130
+    if not console.is_terminal:
+        console.print()  # the last picture ends without one
     if decision.complete:
         console.print(f'Next: python tools/sweep.py collect {args.folder}', soft_wrap=True)
         return 0
@@ -172,8 +174,9 @@ def status(args: argparse.Namespace, console: Console) -> int:
 
     def picture() -> Any:
         queue = known_queue()
-        remark = 'Slurm does not answer: what was submitted is shown as queued' if queue is None else ''
         decision, seen = observe(setup, args.folder, queue, *patience(args.folder))
+        waiting = queue is None and any(s.active for s in seen.values())
+        remark = 'Slurm does not answer: what was submitted is shown as queued' if waiting else ''
         return screen(setup, args.folder, decision, seen, max(1, sum(s.active for s in seen.values())), remark)
 
     if not args.watch:

@@ -19,10 +19,13 @@ def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
     Raises:
         ValueError: What is there is no checkpoint.
-        OSError: It cannot be read.
+        OSError: It is not there, or cannot be read.
     """
     try:
         content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{path} is not there. Put it there, train the model that writes it, or name another '
+                                'file: in init_cfg, load_from or on the command line.') from error
     except Exception as error:  # unpickling what is no checkpoint can raise anything
         if isinstance(error, OSError) or (isinstance(error, ValueError) and '://' in path):  # a scheme's own reader
             raise

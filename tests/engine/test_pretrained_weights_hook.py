@@ -54,6 +54,14 @@ def test_another_prefix_is_suggested(config, tmp_path):
                 r"set prefix='module.encoder_[qk]' in init_cfg")
 
 
+def test_a_start_that_is_not_there_is_said_with_what_to_do(config, tmp_path):
+    """The source model was not trained yet."""
+    cfg = config()
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'iter_1500.pth')
+    with pytest.raises(FileNotFoundError, match='iter_1500.pth is not there.*train the model that writes it'):
+        train(cfg)
+
+
 def test_a_stem_of_another_shape(config, tmp_path):
     """mmseg's ResNetV1c has three stem convolutions, MoCo's file one."""
     cfg = config(**{'model.backbone.type': 'ResNetV1c'})

@@ -240,6 +240,21 @@ def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(tmp_path):
     assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
+@pytest.mark.parametrize('waiting', [False, True])
+def test_slurm_s_silence_is_told_of_a_sweep_that_waits_for_it(waiting, tmp_path, monkeypatch):
+    """The program is there, its cluster is not."""
+    (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    setup = setup_of('x.py', directory=str(tmp_path))
+    setup.save(tmp_path)
+    for run in decide(setup.sweep, {}).start:
+        place = describe(setup, tmp_path, run)
+        if waiting:
+            place.submitted('1', 'slurm', 'ticket')
+    assert ('Slurm does not answer' in sweep('status', tmp_path)) == waiting
+
+
 def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
     for name in ('sbatch', 'srun'):
         (tmp_path / name).write_text('#!/bin/sh\nexit 1\n')
