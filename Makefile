@@ -47,7 +47,7 @@ test-matrix: ## the test suite on every stack, then a table of the results
 	  table="$$table$$(printf '%-12s %s' $$stack "$$result")|"; \
 	done; printf '\n%s' "$$table" | tr '|' '\n'; [ -z "$$bad" ]
 
-demo: install ## render two domains, train with LP, FT, LP-FT and DAFT, compare; DEMO_ARGS are passed on
+demo: install ## render two domains, fine-tune with FT and DAFT, compare; DEMO_ARGS='--methods lp ft lpft daft': all
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
 
 lint: install ## ruff

@@ -44,8 +44,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seed', type=int, default=0, help='seed of the data and of all runs (default: 0)')
     parser.add_argument('--quick', action='store_true', help='a few iterations: checks that all runs, nothing more')
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=METHODS, metavar='METHOD',
-                        help=f'of {", ".join(METHODS)}; lpft goes on from lp (default: all)')
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=('ft', 'daft'), metavar='METHOD',
+                        help=f'of {", ".join(METHODS)}; lpft goes on from lp (default: ft daft)')
     parser.add_argument('--folder', type=Path, default=ROOT / 'work_dirs' / 'demo', help='where everything is written')
     options = parser.parse_args()
     methods = [method for method in METHODS if method in options.methods]
