@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 _DEPTH = 12
+_SHOWN = (bool, int, float, complex, str, bytes, range, slice, PurePath, torch.dtype, torch.device)
+"""Types whose ``repr`` tells all."""
 
 
 def describe(value: Any, depth: int = 0) -> str:
@@ -31,10 +33,10 @@ def describe(value: Any, depth: int = 0) -> str:
     """
     if depth > _DEPTH:
         raise ValueError(f'{type(value).__name__} is nested too deep to be described')
-    if value is None or value is ... or isinstance(value, (bool, int, float, complex, str, bytes, range, slice)):
+    if value is None or value is ... or isinstance(value, _SHOWN):
         return repr(value)
-    if isinstance(value, (PurePath, re.Pattern, torch.dtype, torch.device)):
-        return f'{type(value).__name__} {value}' if isinstance(value, PurePath) else repr(value)
+    if isinstance(value, re.Pattern):  # whose repr ends after 200 characters
+        return f'pattern {value.pattern!r} {value.flags}'
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
         return f'{array.dtype}{array.shape}{hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}'

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
+
+from mmseg_daft.engine.checkpoint_file import read_checkpoint
 
 
 def settle_start(runner: Runner) -> None:
@@ -17,6 +19,7 @@ def settle_start(runner: Runner) -> None:
 
     Raises:
         FileNotFoundError: There is no ``load_from``.
+        ValueError: It is no checkpoint.
     """
     start = runner._load_from
     if not (runner._resume and start):
@@ -40,7 +43,7 @@ def _lies_in(path: str, work_dir: Path) -> bool:
 
 
 def _is_of_the_same_name(path: str, runner: Runner) -> bool:
-    content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
+    _, content = read_checkpoint(path)
     if 'message_hub' not in content or 'optimizer' not in content:
         return False  # weights alone, which MMEngine could not resume from
     return _without_time(content.get('meta', {}).get('experiment_name', '')) == _without_time(runner.experiment_name)

@@ -269,6 +269,7 @@ def with_default(factor):
 
 @pytest.mark.parametrize('make', [
     Slotted, scaled_by, with_default, range, lambda n: Path(str(n)), lambda n: re.compile(str(n)),
+    lambda n: re.compile('a' * 300 + str(n)),
     lambda n: deque([n]), lambda n: partial(scaled_by(n)), lambda n: [len, max][n], lambda n: [np.exp, np.log][n],
     lambda n: [torch.float32, torch.float16][n], lambda n: [lambda x: x, lambda x: x + 1][n],
     lambda n: [lambda x: [x + 1 for _ in x], lambda x: [x + 2 for _ in x]][n],
