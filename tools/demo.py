@@ -112,9 +112,9 @@ def run_demo(demo: Demo, console: Console) -> None:
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
     steps = ('Measure images', 'Compare parameters', 'Look at the chosen ones', 'Draw figures')
     with bars(console, {f'{number + 1}  Measure and draw': len(steps) + 1}) as (report,):
-        findings = compare(demo, demo.folder / 'distortion',
+        findings = compare(demo, NAMES, demo.folder / 'distortion',
                            lambda what, done, total: report(steps.index(what) + done / total))
-        draw(demo, findings, picture)
+        draw(demo, NAMES, findings, picture)
         report(len(steps) + 1)
     last = {row['method']: row for row in findings.summary() if row['stage'] == list(findings.stages)[-1]}
     rows = {run: {f'miou_{domain}': miou[run][domain] for domain in DOMAINS} for run in miou}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,22 @@ from mmseg_daft.analysis.contact_sheet import Scene
 from mmseg_daft.analysis.findings import Findings
 from mmseg_daft.datasets import ShapesDataset
 
-METHODS = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT'}
 
-
-def compare(demo: Demo, out: Path, report: Callable[[str, int, int], None]) -> Findings:
+def compare(demo: Demo, names: Mapping[str, str], out: Path, report: Callable[[str, int, int], None]) -> Findings:
     """Compare each method with the source model on the target's validation images, and write the report.
 
     As ``tools/analyze_distortion.py`` does with the same models.
     """
-    runs = {METHODS[run]: demo.checkpoint(run) for run in demo.methods}
+    runs = {names[run]: demo.checkpoint(run) for run in demo.methods}
     options = Options(out, demo.checkpoint('source'), split='val', batch_size=8, workers=0, formats=('png',))
     return analyse(demo.config('ft'), runs, options, report)
 
 
-def draw(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
+def draw(demo: Demo, names: Mapping[str, str], findings: Findings, path: Path, rows: int = 4) -> None:
     """Draw the picture, with the first validation images of the target as examples."""
     root = demo.folder / 'data' / 'target'
     listing = (root / 'ImageSets' / 'Segmentation' / 'val.txt').read_text(encoding='utf-8').split()
-    titles = {'source': 'source model', **{run: METHODS[run] for run in demo.methods}}
+    titles = {run: names[run] for run in ('source', *demo.methods)}
     scenes = [
         Scene(
             title=name,
