@@ -20,8 +20,8 @@ from statistics_pass import segmentor
 from training import iterations
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.feature_distortion_hook import FeatureDistortionHook
-from mmseg_daft.engine.fixed_images import FixedImages
+from mmseg_daft.engine.feature_reference import FixedImages
+from mmseg_daft.engine.hooks.feature_distortion_hook import FeatureDistortionHook
 
 
 def parse_args() -> argparse.Namespace:

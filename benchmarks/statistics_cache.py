@@ -22,9 +22,9 @@ from mmengine.runner import Runner
 from statistics_pass import segmentor
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.conversion_pass import PassSettings, run_pass
-from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.statistics_cache import cached_pass
+from mmseg_daft.engine.convert_model import PassSettings, run_pass
+from mmseg_daft.engine.statistics_file import cached_pass
+from mmseg_daft.engine.training_data import ModelForward
 
 
 def parse_args() -> argparse.Namespace:

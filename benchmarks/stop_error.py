@@ -27,9 +27,8 @@ from rich.table import Table
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.stopping import StopRule
-from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.target_loader import TargetLoader
+from mmseg_daft.core.stop_rule import StopRule
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 

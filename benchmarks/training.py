@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.stopping import StopRule
+from mmseg_daft.core.stop_rule import StopRule
 
 
 def parse_args() -> argparse.Namespace:

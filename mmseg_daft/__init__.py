@@ -1,16 +1,51 @@
 """Domain-Aware Fine-Tuning (Ha, Jeong, Lee, AAAI 2024) for MMSegmentation.
 
-Importing this package registers ``BNConversionHook``, ``DAFTOptimWrapperConstructor``, the data sets and
-transforms with MMEngine and MMSegmentation, after the repairs of ``mmseg_daft.compat`` where the installed
-versions need them. In a config: ``custom_imports = dict(imports=['mmseg_daft'])``.
+Importing this package registers ``BNConversionHook``, ``DAFTOptimWrapperConstructor``, data sets, models and transforms
+with MMEngine and MMSegmentation, where they are installed. In a config::
+
+    custom_imports = dict(imports=['mmseg_daft'])
+
+The method itself, ``mmseg_daft.core``, is PyTorch alone and works without either.
 """
 
-from mmseg_daft.compat import repair
+from __future__ import annotations
 
-repair()  # before anything imports mmseg
+import importlib
+import sys
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from mmseg_daft import datasets, engine, models  # noqa: E402
-from mmseg_daft.engine import BNConversionHook, DAFTOptimWrapperConstructor  # noqa: E402
-from mmseg_daft.version import __version__  # noqa: E402
+from mmseg_daft.version import __version__
 
-__all__ = ['BNConversionHook', 'DAFTOptimWrapperConstructor', '__version__', 'datasets', 'engine', 'models']
+__all__ = ['BNConversionHook', 'DAFTOptimWrapperConstructor', '__version__', 'register']
+
+
+def register() -> None:
+    """Register everything with MMEngine and MMSegmentation, as far as they are installed.
+
+    ``mmseg_daft.compat`` repairs what it can of the installed versions first, before anything imports mmseg.
+    """
+    if find_spec('mmengine'):
+        importlib.import_module('mmseg_daft.compat').repair()
+        importlib.import_module('mmseg_daft.engine')
+        if find_spec('mmseg'):
+            importlib.import_module('mmseg_daft.datasets')
+            importlib.import_module('mmseg_daft.models')
+
+
+def _is_command_line() -> bool:
+    """Whether this is ``mmseg-daft`` or ``python -m mmseg_daft``: its commands register when they need it."""
+    return Path(sys.argv[0]).name == 'mmseg-daft' or ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of the two classes that users import from here; they need MMEngine."""
+    if name in ('BNConversionHook', 'DAFTOptimWrapperConstructor'):
+        return getattr(importlib.import_module('mmseg_daft.engine'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+if not _is_command_line():
+    register()

@@ -25,28 +25,28 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope='session')
 def voc_root(tmp_path_factory):
     """A small data set in the layout of VOC 2012 with the augmented annotations."""
-    from data_layouts import write_voc
+    from support.data_layouts import write_voc
     return write_voc(tmp_path_factory.mktemp('voc'))
 
 
 @pytest.fixture(scope='session')
 def cityscapes_root(tmp_path_factory):
     """A small data set in the layout of Cityscapes."""
-    from data_layouts import write_cityscapes
+    from support.data_layouts import write_cityscapes
     return write_cityscapes(tmp_path_factory.mktemp('cityscapes'))
 
 
 @pytest.fixture(scope='session')
 def camvid_layout(tmp_path_factory):
     """A small data set in the layout of CamVid's day and dusk."""
-    from data_layouts import write_camvid
+    from support.data_layouts import write_camvid
     return write_camvid(tmp_path_factory.mktemp('camvid'))
 
 
 @pytest.fixture(scope='session')
 def shapes_root(tmp_path_factory):
     """A small data set in the layout of the demo's, source and target domain."""
-    from data_layouts import write_voc
+    from support.data_layouts import write_voc
     root = tmp_path_factory.mktemp('shapes')
     for domain in ('source', 'target'):
         (root / domain).mkdir()

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from shipped_configs import lines_to_paste, paste
-from small_runs import train
+from support.shipped_configs import lines_to_paste, paste
+from support.small_runs import train
 
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 

@@ -3,9 +3,8 @@
     python tools/test.py CONFIG CHECKPOINT [--out DIR] [--cfg-options KEY=VALUE ...]
 """
 
-from mmseg_script import run
-
 import mmseg_daft  # noqa: F401  mmseg can be imported with mmcv-lite after it
+from mmseg_daft.launch.mmseg_script import run
 
 if __name__ == '__main__':
     run('test.py')

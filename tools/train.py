@@ -9,9 +9,8 @@ import signal
 # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
 
-from mmseg_script import run  # noqa: E402
-
 import mmseg_daft  # noqa: E402, F401  mmseg can be imported with mmcv-lite after it
+from mmseg_daft.launch.mmseg_script import run  # noqa: E402
 
 if __name__ == '__main__':
     run('train.py')

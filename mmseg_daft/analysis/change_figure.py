@@ -12,7 +12,7 @@ from matplotlib.ticker import LogFormatter
 
 from mmseg_daft.analysis.findings import Findings, MethodChanges
 from mmseg_daft.analysis.styles import new_figure, styles
-from mmseg_daft.core.parameter_change import KINDS, stage_of
+from mmseg_daft.core.distortion import KINDS, stage_of
 
 _ON_A_LOG_SCALE = ('bn_mean', 'bn_variance')  # as in the paper
 _SHORT = {'stem': 'IS'}  # the paper's name of the input stem

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmseg_daft.core.feature_distortion import feature_distortion, pooled
-from mmseg_daft.core.linear_cka import CrossMoments, debiased_cka, linear_cka
-from mmseg_daft.core.pixel_histogram import COSINE_BINS, DISTANCE_BINS, PixelHistogram
+from mmseg_daft.analysis.pixel_histogram import COSINE_BINS, DISTANCE_BINS, PixelHistogram
+from mmseg_daft.core.distortion import CrossMoments, debiased_cka, feature_distortion, linear_cka, pooled
 
 VOID = 255
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mmseg_daft.analysis.bootstrap import Median, median_with_interval
 from mmseg_daft.analysis.findings import Findings
+from mmseg_daft.analysis.pixel_histogram import PixelHistogram
 from mmseg_daft.analysis.styles import new_figure, styles
-from mmseg_daft.core.pixel_histogram import PixelHistogram
 
 MEASURES = {'cosine': 'cosine similarity', 'l2': 'L2 distance'}
 _BETTER = {'cosine': 'higher: less distortion', 'l2': 'lower: less distortion'}

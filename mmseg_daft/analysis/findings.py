@@ -9,7 +9,7 @@ import numpy as np
 
 from mmseg_daft.analysis.bootstrap import Median, median_with_interval
 from mmseg_daft.analysis.distortion_meter import DistortionMeter
-from mmseg_daft.core.parameter_change import KINDS, LayerTensor, StatisticsDrift
+from mmseg_daft.core.distortion import KINDS, LayerTensor, StatisticsDrift
 
 
 @dataclass(frozen=True)

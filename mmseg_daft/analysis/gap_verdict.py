@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from mmseg_daft.core.domain_gap import LayerGap
+from mmseg_daft.core.shift import LayerGap
 
 LARGE = 0.15
 """Median divergence in nats from which a gap is called large: between 0.07 (day to day) and 0.37 (day to dusk)."""

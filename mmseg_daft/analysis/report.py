@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mmseg_daft.analysis.bootstrap import Median
 from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.core.parameter_change import KINDS
+from mmseg_daft.core.distortion import KINDS
 
 
 @dataclass(frozen=True)

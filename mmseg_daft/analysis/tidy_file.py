@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmseg_daft.analysis.bootstrap import Median
 from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.core.pixel_histogram import PixelHistogram
+from mmseg_daft.analysis.pixel_histogram import PixelHistogram
 
 COLUMNS = ('level', 'measure', 'method', 'stage', 'layer', 'class', 'image', 'bin_low', 'bin_high', 'statistic',
            'value')

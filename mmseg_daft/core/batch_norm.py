@@ -1,10 +1,18 @@
-"""Which batch-norm layers of a model a conversion is about, and which of them can be converted."""
+"""Which batch-norm layers of a model a conversion is about, and which of them can be converted.
+
+Run a model in test mode and give every module its own mode back.
+
+Compute in full float32 for a while, on GPUs that would round to TF32.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -64,3 +72,48 @@ def why_not_convertible(layer: BatchNorm) -> str | None:
 def has_initial_statistics(layer: BatchNorm) -> bool:
     """Whether the running statistics are those of a layer that was never trained: mean 0, variance 1."""
     return bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all())
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in test mode; restore each module's mode afterwards, also after an error.
+
+    Modes are kept per module: a model may hold frozen parts that stay in test mode in training.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+eval_mode.__test__ = False  # pytest takes functions by their name
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Switch TF32 off for convolutions and matrix products; restore both settings afterwards."""
+    switches, name, off = _switches()
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, off)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
+
+
+def float32_precision() -> str:
+    """Return what float32 convolutions and matrix products round to on a GPU, as torch's settings have it."""
+    switches, name, _ = _switches()
+    return f'{name} {", ".join(str(getattr(switch, name)) for switch in switches)}'
+
+
+def _switches() -> tuple[tuple[Any, Any], str, Any]:
+    """torch >= 2.9 has ``fp32_precision`` for this and refuses to mix it with the older ``allow_tf32``."""
+    if hasattr(torch.backends.cudnn, 'conv'):
+        return (torch.backends.cudnn.conv, torch.backends.cuda.matmul), 'fp32_precision', 'ieee'
+    return (torch.backends.cudnn, torch.backends.cuda.matmul), 'allow_tf32', False

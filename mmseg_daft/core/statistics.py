@@ -14,6 +14,10 @@ one forward pass contributes two mini-batches.
 Over several ranks a mini-batch is what the layer's training will take it for: each rank's own for
 BatchNorm, all ranks' together for SyncBatchNorm. The ranks exchange moments after each mini-batch, so every rank ends
 with what one process alone would have computed.
+
+Means over mini-batches, of all layers at once, and how well they are known.
+
+Let batch-norm layers in test mode normalise by mini-batch, as adapted layers would.
 """
 
 from __future__ import annotations
@@ -22,19 +26,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseg_daft.core.batch_moments import BatchMoments, batch_moments
-from mmseg_daft.core.batch_norm import BatchNorm
-from mmseg_daft.core.batch_normalisation import BatchNormalisation
-from mmseg_daft.core.rank_exchange import RankExchange
-from mmseg_daft.core.running_statistics import RunningStatistics
-from mmseg_daft.core.stopping import StopRule
-from mmseg_daft.core.test_mode import test_mode
+from mmseg_daft.core.batch_norm import BatchNorm, eval_mode
+from mmseg_daft.core.moments import BatchMoments, batch_moments, join, mean_and_var
+from mmseg_daft.core.ranks import RankExchange, Round
+from mmseg_daft.core.stop_rule import StopRule
 
 
 @dataclass
@@ -85,7 +88,7 @@ def collect_statistics(
     device = next(iter(layers.values())).running_mean.device
     exchange, statistics = RankExchange(device), RunningStatistics(device)
     normalisation = BatchNormalisation(layers) if by_batch else None
-    with test_mode(model), torch.no_grad(), normalisation or nullcontext(), _observed(layers, normalisation) as calls:
+    with eval_mode(model), torch.no_grad(), normalisation or nullcontext(), _observed(layers, normalisation) as calls:
         shares = iter(batches)
         side_by_side = normalisation is not None and bool(normalisation.joint)
         if side_by_side:
@@ -198,3 +201,105 @@ def _by_layer(
                 'images and in the pre-trained weights, and for overflow under half-precision AMP '
                 "(dtype='bfloat16' has float32's range).")
     return result
+
+
+class RunningStatistics:
+    """E_B[μ] and E_B[m/(m-1)·σ²] over the mini-batches so far, with their spread, channels side by side.
+
+    A handful of operations on long vectors, where one layer after the other would take a thousand small ones
+    for every mini-batch. Channels may be added at the end meanwhile.
+
+    Attributes:
+        num_batches: Mini-batches that counted, ``(channels,)``, float64.
+        values: Mt and Σt so far, ``(2, channels)``, float64.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_batches = torch.zeros(0, dtype=torch.float64, device=device)
+        self.values = torch.zeros(2, 0, dtype=torch.float64, device=device)
+        self._squares = torch.zeros_like(self.values)  # sums of squared deviations of the mini-batches' values
+
+    def add(self, moments: Round, joint: Tensor) -> None:
+        """Take the ranks' mini-batches into the means, one after the other.
+
+        A mini-batch with fewer than two elements per channel does not count there: it has no variance.
+
+        Args:
+            moments: The ranks' moments of one round.
+            joint: Channels where all ranks' mini-batches are one, bool of shape ``(channels,)``.
+        """
+        more = (0, len(joint) - len(self.num_batches))
+        self.num_batches, self.values, self._squares = (
+            F.pad(tensor, more) for tensor in (self.num_batches, self.values, self._squares))
+        values = torch.stack([moments.mean, moments.unbiased_var], 1)
+        counts = moments.count
+        if len(counts) > 1:
+            mean, var, total = join(moments.mean, moments.unbiased_var, counts)
+            values = torch.where(joint, torch.stack([mean, var]), values)
+            counts = torch.where(joint, F.pad(total[None], (0, 0, 0, len(counts) - 1)), counts)  # once
+        for value, count in zip(values, counts, strict=True):
+            seen = count > 1
+            self.num_batches += seen
+            change = torch.where(seen, value - self.values, 0)
+            self.values += change / self.num_batches.clamp(min=1)
+            self._squares += change * torch.where(seen, value - self.values, 0)
+
+    def known(self, rule: StopRule, slots: Tensor, eps: Tensor) -> bool:
+        """Whether all statistics are as well known as a rule wants them.
+
+        Args:
+            rule: The rule.
+            slots: The number of channels of each slot.
+            eps: ε of each channel.
+        """
+        n, scale = self.num_batches, self.values[1] + eps
+        error = self._squares / (n * (n - 1)).clamp(min=1) / torch.stack([scale, scale**2])  # squared and relative
+        error = torch.where(n > 1, error, torch.inf)
+        slot = torch.arange(len(slots), device=slots.device).repeat_interleave(slots, output_size=len(n))
+        mean_error = error.new_zeros(2, len(slots)).index_add_(1, slot, error) / slots
+        return bool((mean_error <= rule.error**2).all() & (n >= rule.min_batches).all())
+
+
+class BatchNormalisation:
+    """Write a mini-batch's moments where a layer in test mode looks for its running statistics.
+
+    Unlike training mode this works for SyncBatchNorm on CPUs as well, needs no batch on every rank, and leaves the
+    counters alone. A context manager: the layers' own tensors are back afterwards.
+
+    Args:
+        layers: The layers, by name.
+
+    Attributes:
+        joint: Names of the layers that normalise by all ranks' mini-batches together; each call of one is a
+            collective, so all ranks have to run forward passes side by side.
+        idle: This rank's mini-batch is a stand-in and does not count in them.
+    """
+
+    def __init__(self, layers: Mapping[str, BatchNorm]) -> None:
+        self.layers = layers
+        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self.joint = {name for name, layer in layers.items() if self.ranks > 1 and isinstance(layer, nn.SyncBatchNorm)}
+        self.idle = False
+
+    def __enter__(self) -> BatchNormalisation:
+        """Keep copies of the running statistics."""
+        self._own = {n: (layer.running_mean.clone(), layer.running_var.clone()) for n, layer in self.layers.items()}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Put the running statistics back."""
+        for name, (mean, var) in self._own.items():
+            self.layers[name].running_mean.copy_(mean)
+            self.layers[name].running_var.copy_(var)
+
+    def apply(self, name: str, moments: BatchMoments) -> None:
+        """Let a layer normalise its next input by these moments."""
+        (mean, var), count = mean_and_var(moments.sums.double(), moments.count), moments.count
+        if name in self.joint:
+            mine = torch.stack([mean, var, torch.full_like(mean, 0 if self.idle else count)])
+            everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
+            dist.all_gather(everyone, mine)
+            mean, var, total = join(*torch.stack(everyone, 1))
+            count = max(int(total[0]), 1)
+        self.layers[name].running_mean.copy_(mean)
+        self.layers[name].running_var.copy_(var * (1 - 1 / count))

@@ -1,17 +1,21 @@
-"""The pre-trained model's features of a few images, kept small, and how far a model's are from them now."""
+"""The pre-trained model's features of a few images, kept small, and how far a model's are from them now.
+
+A few fixed images of the validation data, always the same, ready for the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmseg_daft.core.feature_distortion import feature_distortion, pooled
-from mmseg_daft.core.linear_cka import CrossMoments, linear_cka
-from mmseg_daft.core.test_mode import test_mode
-from mmseg_daft.engine.fixed_images import FixedImages
+from mmseg_daft.core.batch_norm import eval_mode
+from mmseg_daft.core.distortion import CrossMoments, feature_distortion, linear_cka, pooled
+from mmseg_daft.core.random_state import seed_everything
 
 POSITIONS = 1024  # that CKA is taken over, per stage and all images: more change it little, and cost time
 
@@ -63,7 +67,7 @@ class FeatureReference:
 
     @torch.no_grad()
     def _features(self, model: BaseModel, number: int) -> dict[int, Tensor]:
-        with test_mode(model):
+        with eval_mode(model):
             outputs = model.backbone(self.images.inputs(model, number))
         return {stage: outputs[place].float() for stage, place in self.places.items()}
 
@@ -107,3 +111,39 @@ class FeatureReference:
 def _small(maps: Tensor, scale: float) -> Tensor:
     """Round to half precision, the later features like the reference, so that rounding is no distortion."""
     return (maps / scale).half()
+
+
+class FixedImages:
+    """Images taken once from a data set, evenly spread over it, and kept as the pipeline leaves them.
+
+    The global random generators are seeded meanwhile: call it where they are preserved.
+
+    Args:
+        dataset: Of mmseg, with the pipeline that the images go through.
+        number: How many to take; all where it has fewer.
+
+    Raises:
+        ValueError: The data set is empty.
+    """
+
+    def __init__(self, dataset: Any, number: int) -> None:
+        total = len(dataset)
+        if not total:
+            raise ValueError('The data set is empty, so there are no images to follow the features on. Check data_root '
+                             'and data_prefix of val_dataloader.dataset.')
+        seed_everything(0)
+        number = min(number, total)
+        self.samples = [dataset[i * total // number] for i in range(number)]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of their pixels."""
+        return sum(sample['inputs'].numel() * sample['inputs'].element_size() for sample in self.samples)
+
+    @torch.no_grad()
+    def inputs(self, model: Any, number: int) -> Tensor:
+        """Return the input ``(1, 3, H, W)`` that a model makes of one image."""
+        return model.data_preprocessor(pseudo_collate([self.samples[number]]), False)['inputs']

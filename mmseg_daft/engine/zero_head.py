@@ -1,12 +1,47 @@
-"""``init_cfg=dict(type='ZeroHead')``: zero initialisation of a linear head, as DAFT has it."""
+"""Zeros for a head that is one linear layer, so that the backbone waits until the head has begun to form.
+
+``init_cfg=dict(type='ZeroHead')``: zero initialisation of a linear head, as DAFT has it.
+"""
 
 from __future__ import annotations
 
+import torch
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from mmseg_daft.core.head_initialisation import zero_head
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@torch.no_grad()
+def zero_head(head: nn.Module) -> nn.Module:
+    """Set a linear head's weight and bias to zero and return the layer.
+
+    The gradient that reaches the features is the head's weight times that of the logits: none in the
+    first iteration, then as much as the head has learned (Ha, Jeong, Lee, AAAI 2024, section
+    "Integrating LP and FT").
+
+    Args:
+        head: A module with exactly one layer that has parameters, a linear or convolution one.
+
+    Raises:
+        ValueError: The head has several such layers, another kind, or none.
+    """
+    layers = {name or type(head).__name__: module for name, module in head.named_modules()
+              if next(module.parameters(recurse=False), None) is not None}
+    kinds = ', '.join(f'{name} ({type(layer).__name__})' for name, layer in list(layers.items())[:4])
+    if len(layers) != 1:
+        raise ValueError(
+            f'Zeros are for a head that is one linear layer; {type(head).__name__} has {len(layers)} layers with '
+            f'parameters: {kinds}{", …" if len(layers) > 4 else ""}. Zeros in several layers stop the gradient '
+            'between them, so that they never learn. Leave a decoder its random initialisation.')
+    layer = next(iter(layers.values()))
+    if not isinstance(layer, _LINEAR):
+        raise ValueError(f'Zeros are for a head that is one linear layer; the only one of {type(head).__name__} is '
+                         f'{kinds}. Leave it its own initialisation.')
+    for parameter in layer.parameters():
+        parameter.zero_()
+    return layer
 
 
 @WEIGHT_INITIALIZERS.register_module()

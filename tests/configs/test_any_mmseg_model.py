@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torchvision
-from data_layouts import write_pair
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from shipped_configs import paste
-from small_runs import train
+from support.data_layouts import write_pair
+from support.shipped_configs import paste
+from support.small_runs import train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 VOC, CITYSCAPES = '_voc12aug-512x512.py', '_cityscapes-512x1024.py'
 HEADS = {'model.decode_head.channels': 16, 'model.auxiliary_head.channels': 16}

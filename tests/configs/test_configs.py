@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from pretrained_files import write_start
-from small_runs import CONFIGS, small, train
+from support.pretrained_files import write_start
+from support.small_runs import CONFIGS, small, train
 
 from mmseg_daft.engine import BNConversionHook
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation')
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))

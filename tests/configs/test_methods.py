@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from pretrained_files import write_start
-from small_runs import small, train
+from support.pretrained_files import write_start
+from support.small_runs import small, train
 
 from mmseg_daft.core.batch_norm import BatchNorm
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 DATA = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 VALIDATION = 2
@@ -24,7 +24,7 @@ class Method:
 
     config: str
     backbone_trains: bool
-    test_mode: str | None  # the batch norm that stays in test mode: its names' beginning
+    eval_mode: str | None  # the batch norm that stays in test mode: its names' beginning
     converted: bool
     one_rate: bool
 
@@ -82,7 +82,7 @@ def test_method(method, shapes_root, tmp_path):
     # Each batch norm's mode: at the start, after validation, after the resume.
     for modes in (*history.modes, *resumed.modes):
         for name, training in modes.items():
-            in_test_mode = method.test_mode is not None and name.startswith(method.test_mode)
+            in_test_mode = method.eval_mode is not None and name.startswith(method.eval_mode)
             assert training != in_test_mode, name
 
     # What moved.
@@ -93,7 +93,7 @@ def test_method(method, shapes_root, tmp_path):
         if name in parameters:
             assert torch.equal(before, later[name]) != part_trains, name
         else:  # running statistics and their counters
-            in_test_mode = method.test_mode is not None and name.startswith(method.test_mode)
+            in_test_mode = method.eval_mode is not None and name.startswith(method.eval_mode)
             assert torch.equal(before, later[name]) == in_test_mode, name
 
     # What the optimizer holds.

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
-from small_runs import CONFIGS, DAFT_VOC, FT_VOC
+from support.small_runs import CONFIGS, DAFT_VOC, FT_VOC
 
 
 def dataset_and_preprocessor(config, root):

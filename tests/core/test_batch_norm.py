@@ -1,7 +1,7 @@
 """Which layers are in scope, and why some cannot be converted."""
 
 import pytest
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms, has_initial_statistics, why_not_convertible

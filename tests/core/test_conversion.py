@@ -5,13 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.core.conversion import convert, tensors_of, write
-from mmseg_daft.core.conversion_variant import ConversionVariant
-from mmseg_daft.core.domain_shift import domain_shift
+from mmseg_daft.core.conversion import ConversionVariant, convert, tensors_of, write
+from mmseg_daft.core.shift import domain_shift
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 
 

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_daft.core.domain_gap import domain_gap, jeffreys_parts
-from mmseg_daft.core.domain_shift import domain_shift
+from mmseg_daft.core.shift import domain_gap, domain_shift, jeffreys_parts
 from mmseg_daft.core.statistics import LayerStatistics
 
 means, variances = st.floats(-3, 3), st.floats(0.05, 5)

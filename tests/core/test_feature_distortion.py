@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.conversion import convert
-from mmseg_daft.core.feature_distortion import feature_distortion, pooled
-from mmseg_daft.core.parameter_change import layer_tensors, relative_change
+from mmseg_daft.core.distortion import feature_distortion, layer_tensors, pooled, relative_change
 from mmseg_daft.core.statistics import collect_statistics
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmseg_daft.core.head_initialisation import zero_head
+from mmseg_daft.engine.zero_head import zero_head
 
 
 def test_the_backbone_gets_no_gradient_first_and_some_then():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_daft.core.linear_cka import CrossMoments, debiased_cka, linear_cka
+from mmseg_daft.core.distortion import CrossMoments, debiased_cka, linear_cka
 
 
 def moments(x, y, parts=3):

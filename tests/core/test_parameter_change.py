@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmseg.registry import MODELS
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 from torch import nn
 
-from mmseg_daft.core.parameter_change import layer_tensors, relative_change, stage_of, statistics_drift
+from mmseg_daft.core.distortion import layer_tensors, relative_change, stage_of, statistics_drift
 
 
 def test_relative_change_is_equation_6():

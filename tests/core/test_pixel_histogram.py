@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_daft.core.pixel_histogram import COSINE_BINS, DISTANCE_BINS, Bins, PixelHistogram
+from mmseg_daft.analysis.pixel_histogram import COSINE_BINS, DISTANCE_BINS, Bins, PixelHistogram
 
 
 def images(number=30, pixels=500):

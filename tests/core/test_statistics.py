@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 from torch import nn
 
-from mmseg_daft.core.batch_moments import batch_moments
 from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.core.moments import batch_moments
 from mmseg_daft.core.statistics import collect_statistics
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from networks import Network, pretrained
-from ranks import on_ranks
+from support.networks import Network, pretrained
+from support.ranks import on_ranks
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.stopping import StopRule
+from mmseg_daft.core.stop_rule import StopRule
 
 BATCHES = 5  # of 2 ranks one has no share in the last round, of 4 ranks three; the last mini-batch is short
 

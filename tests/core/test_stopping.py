@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from networks import Network, pretrained
+from support.networks import Network, pretrained
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.stopping import StopRule
+from mmseg_daft.core.stop_rule import StopRule
 
 
 def setting(count):

@@ -3,10 +3,10 @@
 import cv2
 import numpy as np
 import pytest
-from data_layouts import write_camvid
 from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg.utils import register_all_modules
 from PIL import Image
+from support.data_layouts import write_camvid
 from torchvision.transforms import functional as F
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]

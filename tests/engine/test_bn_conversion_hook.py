@@ -13,11 +13,11 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from pretrained_files import write_moco
-from small_runs import DAFT_VOC, small, train
+from support.pretrained_files import write_moco
+from support.small_runs import DAFT_VOC, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
 
 
 @pytest.fixture

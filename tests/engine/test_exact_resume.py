@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 import training_events  # noqa: F401  registers CountSamples
-from data_layouts import write_camvid
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from pretrained_files import write_start
-from small_runs import small, train
-from training_process import TrainingProcess
+from support.data_layouts import write_camvid
+from support.pretrained_files import write_start
+from support.small_runs import small, train
+from support.training_process import TrainingProcess
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.bn_conversion_hook import RECORD
-from mmseg_daft.engine.sample_stream import SampleStream
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.exact_resume_hook import SampleStream
 
 ROOT = Path(__file__).parents[2]
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'

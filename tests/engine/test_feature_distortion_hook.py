@@ -11,12 +11,12 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization.vis_backend import BaseVisBackend
-from pretrained_files import write_start
-from small_runs import small, train
+from support.pretrained_files import write_start
+from support.small_runs import small, train
 
 from mmseg_daft.engine import feature_reference
-from mmseg_daft.engine.bn_conversion_hook import CONVERTED
-from mmseg_daft.engine.feature_distortion_hook import ORIGIN
+from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED
+from mmseg_daft.engine.hooks.feature_distortion_hook import ORIGIN
 
 NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 

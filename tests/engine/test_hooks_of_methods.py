@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pretrained_files import write_start
-from small_runs import DAFT_VOC, FT_VOC, small, train
+from support.pretrained_files import write_start
+from support.small_runs import DAFT_VOC, FT_VOC, small, train
 
-from mmseg_daft.engine.effective_batch_hook import batch_fix
+from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 
 LINEAR = 'daft/daft_linear_r50-moco_b16-30k_voc12aug-513x513.py'
 

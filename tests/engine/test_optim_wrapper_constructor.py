@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmseg.registry import OPTIM_WRAPPERS as MMSEG_WRAPPERS
-from small_runs import FT_VOC, small, train
+from support.small_runs import FT_VOC, small, train
 from torch import nn
 
 from mmseg_daft.engine import DAFTOptimWrapperConstructor

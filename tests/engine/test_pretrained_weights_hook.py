@@ -3,8 +3,8 @@
 import pytest
 import torch
 from mmseg.registry import MODELS
-from pretrained_files import backbone_state, write_moco, write_start, write_torchvision
-from small_runs import FT_VOC, small, train
+from support.pretrained_files import backbone_state, write_moco, write_start, write_torchvision
+from support.small_runs import FT_VOC, small, train
 
 from mmseg_daft.engine.pretrained_weights import pretrained_starts
 

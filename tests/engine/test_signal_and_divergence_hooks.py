@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretrained_files import write_start
-from small_runs import small, train
+from support.pretrained_files import write_start
+from support.small_runs import small, train
 
-from mmseg_daft.engine.checkpoint_on_signal_hook import CHECKPOINT, STOPPED, CheckpointOnSignalHook
-from mmseg_daft.engine.divergence_hook import MARK
+from mmseg_daft.engine.hooks.checkpoint_on_signal_hook import CHECKPOINT, STOPPED, CheckpointOnSignalHook
+from mmseg_daft.engine.hooks.divergence_hook import MARK
 
 FT = 'ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 

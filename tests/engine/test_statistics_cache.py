@@ -15,20 +15,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_layouts import write_camvid
 from mmengine.runner import Runner
-from pretrained_files import write_start
-from small_runs import small, train
+from support.data_layouts import write_camvid
+from support.pretrained_files import write_start
+from support.small_runs import small, train
+from support.training_process import TrainingProcess
 from torchvision.transforms import InterpolationMode
-from training_process import TrainingProcess
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.statistics import LayerStatistics
-from mmseg_daft.engine.conversion_pass import PassSettings
-from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.pass_fingerprint import digest, pass_fingerprint
-from mmseg_daft.engine.plain_description import describe
-from mmseg_daft.engine.statistics_file import StoredPass, read_statistics, write_statistics
+from mmseg_daft.engine.convert_model import PassSettings
+from mmseg_daft.engine.statistics_file import (
+    StoredPass,
+    describe,
+    digest,
+    pass_fingerprint,
+    read_statistics,
+    write_statistics,
+)
+from mmseg_daft.engine.training_data import ModelForward
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 

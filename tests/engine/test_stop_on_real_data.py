@@ -8,14 +8,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
-from small_runs import CONFIGS
+from support.small_runs import CONFIGS
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.conversion import converted, write
 from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.stopping import StopRule
-from mmseg_daft.engine.model_forward import ModelForward
-from mmseg_daft.engine.target_loader import TargetLoader
+from mmseg_daft.core.stop_rule import StopRule
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 
 ERROR = 0.04
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
-from networks import pretrained
+from support.networks import pretrained
 from torch import nn
 
 from mmseg_daft.models import CLIPResNet

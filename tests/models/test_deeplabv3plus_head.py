@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
-from networks import pretrained
+from support.networks import pretrained
 
 
 def build(**options):

@@ -15,8 +15,7 @@ import torch.multiprocessing as mp
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmseg_daft.models.torchscript_archive import read_tensors
-from mmseg_daft.models.torchscript_scheme import local_archive
+from mmseg_daft.models.torchscript import local_archive, read_tensors
 
 
 class Inner(nn.Module):

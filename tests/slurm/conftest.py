@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from pretrained_files import write_start
-from slurm_cluster import SlurmCluster, why_not_here
-from small_runs import small
+from support.pretrained_files import write_start
+from support.slurm_cluster import SlurmCluster, why_not_here
+from support.small_runs import small
 
 ROOT = Path(__file__).parents[2]
 

@@ -161,7 +161,7 @@ def test_nothing_is_left_of_a_cluster(cluster, tmp_path_factory):
     """One that is taken down while a job runs whose process left its group."""
     import tempfile
 
-    from slurm_cluster import SlurmCluster
+    from support.slurm_cluster import SlurmCluster
     with tempfile.TemporaryDirectory(prefix='slurm.', ignore_cleanup_errors=True) as folder:
         with SlurmCluster(Path(folder) / 'c') as other:
             other.run('sbatch', f'--output={folder}/%j.out', '--wrap', f'setsid sleep 321 & touch {folder}/up; wait')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from sweep_runs import write_methods
+from support.sweep_runs import write_methods
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_layouts import write_voc
-from pretrained_files import trained_state
-from small_runs import small, train
+
+from support.data_layouts import write_voc
+from support.pretrained_files import trained_state
+from support.small_runs import small, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 

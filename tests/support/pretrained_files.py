@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmseg.registry import MODELS
-from networks import pretrained
 from torch import Tensor, nn
+
+from support.networks import pretrained
 
 
 def write_start(cfg: Config, folder: Path) -> Path | None:

@@ -9,7 +9,8 @@ from typing import Any
 import mmseg
 import torch
 from mmengine.config import Config
-from pretrained_files import trained_state
+
+from support.pretrained_files import trained_state
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = Path(mmseg.__file__).parent / '.mim' / 'configs'

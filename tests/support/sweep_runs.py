@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pretrained_files import write_start
-from small_runs import small
+from support.pretrained_files import write_start
+from support.small_runs import small
 
 NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 

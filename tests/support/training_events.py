@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, TRANSFORMS
 from mmengine.runner import Runner
-from training_process import EVENTS
+
+from support.training_process import EVENTS
 
 
 @HOOKS.register_module()

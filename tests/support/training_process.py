@@ -82,5 +82,5 @@ def _train(arguments: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(output, 2)
     sys.path.insert(0, str(TOOLS))
     sys.argv = ['train.py', *arguments]
-    from mmseg_script import run
+    from mmseg_daft.launch.mmseg_script import run
     run('train.py')

@@ -6,5 +6,5 @@ import pytest
 @pytest.fixture(scope='session')
 def distortion_case(tmp_path_factory):
     """A pre-trained start, FT and DAFT from it, trained by real small runs."""
-    from distortion_case import DistortionCase
+    from support.distortion_case import DistortionCase
     return DistortionCase(tmp_path_factory.mktemp('distortion'))

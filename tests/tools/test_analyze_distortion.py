@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distortion_case import IMAGES, rows
+from support.distortion_case import IMAGES, rows
 
 # isort: split
-import analyze_distortion
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
-from mmseg_daft.engine.bn_conversion_hook import CONVERTED, RECORD
+import mmseg_daft.analysis.command as analyze_distortion
+from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-from data_layouts import write_voc
-from distortion_case import NAME, rows
-from pretrained_files import trained_state
-from small_runs import small
+from support.data_layouts import write_voc
+from support.distortion_case import NAME, rows
+from support.pretrained_files import trained_state
+from support.small_runs import small
 
 ROOT = Path(__file__).parents[2]
 SIZE = (192, 256)

@@ -10,8 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
-import distortion_over_runs
-
+import mmseg_daft.analysis.over_runs as distortion_over_runs
 from mmseg_daft.analysis.tidy_file import COLUMNS
 
 ROOT = Path(__file__).parents[2]

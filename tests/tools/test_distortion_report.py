@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
-import analyze_distortion
+import mmseg_daft.analysis.command as analyze_distortion
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')

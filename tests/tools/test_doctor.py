@@ -14,23 +14,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_layouts import write_cityscapes, write_voc
-from pretrained_files import write_start
-from small_runs import DAFT_VOC, small
+from support.data_layouts import write_cityscapes, write_voc
+from support.pretrained_files import write_start
+from support.small_runs import DAFT_VOC, small
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 import doctor  # noqa: E402
-from doctor_config import build_model, read_config  # noqa: E402
-from doctor_data import known_count  # noqa: E402
-from doctor_finding import Examination, Verdict, ok  # noqa: E402
-from doctor_labels import ranges  # noqa: E402
-from doctor_memory import check_memory, optimizer_state_bytes, saved_bytes, training_step  # noqa: E402
-from doctor_training import build_optimizer  # noqa: E402
-from doctor_versions import check_ops, check_versions  # noqa: E402
-from doctor_weights import local_file, resolve, size_at  # noqa: E402
+
+from mmseg_daft.doctor.config import build_model, read_config  # noqa: E402
+from mmseg_daft.doctor.data import known_count  # noqa: E402
+from mmseg_daft.doctor.finding import Examination, Verdict, ok  # noqa: E402
+from mmseg_daft.doctor.labels import ranges  # noqa: E402
+from mmseg_daft.doctor.memory import check_memory, optimizer_state_bytes, saved_bytes, training_step  # noqa: E402
+from mmseg_daft.doctor.training import build_optimizer  # noqa: E402
+from mmseg_daft.doctor.versions import check_ops, check_versions  # noqa: E402
+from mmseg_daft.doctor.weights import local_file, resolve, size_at  # noqa: E402
 
 MB = 2**20
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from pretrained_files import write_start
-from small_runs import small
+from support.pretrained_files import write_start
+from support.small_runs import small
 
 ROOT = Path(__file__).parents[2]
 NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'

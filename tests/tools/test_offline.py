@@ -12,10 +12,10 @@ import mmseg
 import pytest
 import torch
 from mmengine.config import Config
-from pretrained_files import trained_state
-from small_runs import small, train
+from support.pretrained_files import trained_state
+from support.small_runs import small, train
 
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 ROOT = Path(__file__).parents[2]
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'

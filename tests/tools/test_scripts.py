@@ -9,10 +9,10 @@ from pathlib import Path
 import mmseg
 import pytest
 import torch
-from pretrained_files import write_start
-from small_runs import DAFT_VOC, small
+from support.pretrained_files import write_start
+from support.small_runs import DAFT_VOC, small
 
-from mmseg_daft.engine.bn_conversion_hook import RECORD
+from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
 
 ROOT = Path(__file__).parents[2]
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'

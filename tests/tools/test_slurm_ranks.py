@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
-from slurm_ranks import port_of, slurm_ranks
+from mmseg_daft.launch.slurm_ranks import port_of, slurm_ranks
 
 RANK = '''
 import os, sys
 from datetime import timedelta
 import torch, torch.distributed as dist
-import slurm_store
+import mmseg_daft.launch.slurm_store as slurm_store
 store = slurm_store.meet(os.environ, timedelta(seconds=300))
 slurm_store.join()
 print('met', flush=True)

@@ -15,23 +15,23 @@ import torch
 from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 from rich.console import Console
-from small_runs import DAFT_VOC, small
-from sweep_runs import write_methods
+from support.small_runs import DAFT_VOC, small
+from support.sweep_runs import write_methods
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tools'))
 
 import sweep_configs  # noqa: E402
-from sweep import parse_args  # noqa: E402
-from sweep_executor import Executor, slurm_queue  # noqa: E402
-from sweep_plan import read_sweep  # noqa: E402
-from sweep_results import write_results  # noqa: E402
-from sweep_setup import Setup, describe, look  # noqa: E402
 
+from mmseg_daft.sweep.command import parse_args  # noqa: E402
 from mmseg_daft.sweep.decision import decide, decide_by_looking  # noqa: E402
+from mmseg_daft.sweep.executor import Executor, slurm_queue  # noqa: E402
+from mmseg_daft.sweep.plan import read_sweep  # noqa: E402
 from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
 from mmseg_daft.sweep.run_folder import RunFolder  # noqa: E402
+from mmseg_daft.sweep.setup import Setup, describe, look  # noqa: E402
 from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
+from mmseg_daft.sweep.write_results import write_results  # noqa: E402
 
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
     DAFT_VOC, 'daft/daft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py',

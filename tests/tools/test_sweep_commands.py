@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
-from sweep_commands import again, commands
+from mmseg_daft.sweep.commands import again, commands
 
 
 @pytest.mark.parametrize('tested', [False, True])

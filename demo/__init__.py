@@ -1,0 +1,1 @@
+"""``make demo``: two rendered domains, fine-tuned and compared."""

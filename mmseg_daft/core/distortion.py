@@ -1,0 +1,269 @@
+"""Feature distortion: how far fine-tuning moved the features of an image.
+
+Ha, Jeong, Lee (AAAI 2024), Figure 1: the features of the *test* images before and after fine-tuning,
+their cosine similarity and their L2 distance. A feature is a stage's map averaged over its pixels (per
+image), or the map at one position (per pixel). The less distortion, the more of what was pre-trained is
+still there.
+
+Linear CKA between features before and after fine-tuning, in a stream of images.
+
+Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centred features X and Y, one row an image,
+
+    CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)        (Frobenius norms)
+
+is 1 for features that differ by a rotation and a scale, and so is a second opinion beside the cosine
+similarity. It is too high for fewer images than channels; the debiased variant replaces each term by the unbiased
+estimator of Song et al. (JMLR 2012, Eq. 5), as Nguyen, Raghu, Kornblith (ICLR 2021) do.
+
+Both are functions of a few sums over images, which is all that is kept: C x C numbers, however many images.
+
+Relative change of a parameter or statistic in fine-tuning, ‖W̃ - W‖₂ / ‖W‖₂, layer by layer.
+
+Ha, Jeong, Lee (AAAI 2024), Eq. 6 and Figure 2. For DAFT, W is the value *after* the conversion: the
+conversion re-parametrises and moves no feature.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmseg_daft.core.batch_norm import BatchNorm
+
+_CHANNELS_AT_ONCE = 64  # float64 copies of a whole map of 2048 channels would be larger than all else
+
+
+class FeatureDistortion(NamedTuple):
+    """Distortion of each feature, in float64.
+
+    Attributes:
+        cosine_similarity: From -1 to 1; 1 where the direction stayed.
+        l2_distance: 0 where nothing moved.
+    """
+
+    cosine_similarity: Tensor
+    l2_distance: Tensor
+
+
+@torch.no_grad()
+def feature_distortion(before: Tensor, after: Tensor) -> FeatureDistortion:
+    """Compare features before and after fine-tuning.
+
+    Args:
+        before: ``(N, C)``, a feature an image, or ``(N, C, H, W)``, a feature a position; of the pre-trained model.
+        after: Likewise of the fine-tuned model, of the same images in the same order.
+
+    Returns:
+        Both measures, ``(N,)`` or ``(N, H, W)``. The similarity of two features of length zero is 1, as nothing
+        moved; that of one with another is 0, as it has no direction.
+
+    Raises:
+        ValueError: The shapes differ, or are not of these kinds.
+    """
+    if before.shape != after.shape or before.dim() not in (2, 4):
+        raise ValueError(f'Features before and after must both be (N, C) or (N, C, H, W), not {tuple(before.shape)} '
+                         f'and {tuple(after.shape)}: these are not two states of one model on the same images.')
+    shape = (before.shape[0], *before.shape[2:])
+    dots, befores, afters, squares = torch.zeros(4, *shape, dtype=torch.float64, device=before.device)
+    for a, b in zip(before.split(_CHANNELS_AT_ONCE, 1), after.split(_CHANNELS_AT_ONCE, 1), strict=True):
+        a, b = a.double(), b.double()
+        dots += (a * b).sum(1)
+        befores += a.square().sum(1)
+        afters += b.square().sum(1)
+        squares += (b - a).square().sum(1)
+    lengths = (befores * afters).sqrt()
+    without = torch.where((befores == 0) & (afters == 0), 1.0, 0.0).to(dots)
+    cosine = torch.where(lengths == 0, without, dots / lengths.clamp(min=torch.finfo(torch.float64).tiny))
+    return FeatureDistortion(cosine.clamp(-1, 1), squares.sqrt())
+
+
+@torch.no_grad()
+def pooled(features: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Average a feature map ``(N, C, H, W)`` over its pixels: ``(N, C)``, in float64.
+
+    Args:
+        features: The map.
+        valid: Which positions count, ``(N, H, W)``; ``None`` for all.
+    """
+    if valid is None:
+        return features.mean(dim=(2, 3), dtype=torch.float64)
+    sums = torch.cat([(part.double() * valid[:, None]).sum((2, 3)) for part in features.split(_CHANNELS_AT_ONCE, 1)], 1)
+    return sums / valid.sum((1, 2))[:, None]
+
+
+class CrossMoments:
+    """Sums over images of two features ``x`` and ``y``, in float64: they add up over batches and ranks.
+
+    The features are not shifted first. In float64 that leaves linear CKA ten digits where their means are a hundred
+    deviations, and the debiased variant six.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.x, self.y, self.x_yy, self.y_xx = torch.zeros(4, channels, dtype=torch.float64)
+        self.xx, self.yy, self.xx_yy = torch.zeros(3, dtype=torch.float64)
+        self.xy = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take in features ``(N, C)`` of ``N`` more images."""
+        x, y = x.detach().cpu().double(), y.detach().cpu().double()
+        xx, yy = x.square().sum(1), y.square().sum(1)
+        self.count += len(x)
+        self.x += x.sum(0)
+        self.y += y.sum(0)
+        self.x_yy += yy @ x
+        self.y_xx += xx @ y
+        self.xx += xx.sum()
+        self.yy += yy.sum()
+        self.xx_yy += xx @ yy
+        self.xy.addmm_(x.T, y)
+
+    def merge(self, other: CrossMoments) -> None:
+        """Take in what another process has summed."""
+        self.count += other.count
+        for name, tensor in vars(other).items():
+            if name != 'count':
+                getattr(self, name).add_(tensor)
+
+    def dependence(self) -> float:
+        """Return ‖XᵀY‖² of the centred features over the number of images squared."""
+        n = max(self.count, 1)
+        return float((self.xy / n - torch.outer(self.x / n, self.y / n)).square().sum())
+
+    def unbiased_dependence(self) -> float:
+        """Return the unbiased estimate of HSIC; it needs four images."""
+        n = self.count
+        trace = self.xy.square().sum() - self.xx_yy
+        sums = (self.x @ self.x - self.xx) * (self.y @ self.y - self.yy) / ((n - 1) * (n - 2))
+        rows = self.x @ self.xy @ self.y - self.x @ self.x_yy - self.y @ self.y_xx + self.xx_yy
+        return float(trace + sums - 2 * rows / (n - 2)) / (n * (n - 3))
+
+
+def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
+    """Return linear CKA from 0 to 1.
+
+    Args:
+        both: Moments of features before with those after.
+        before: Of features before with themselves.
+        after: Of features after with themselves.
+
+    Returns:
+        NaN where features do not vary from image to image, as of a single one.
+    """
+    return _ratio(both.dependence(), before.dependence(), after.dependence(), before)
+
+
+def debiased_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
+    """Return debiased linear CKA, at most 1 and on unrelated features 0 on average; arguments as of ``linear_cka``.
+
+    Returns:
+        NaN for fewer than four images.
+    """
+    if before.count < 4:
+        return math.nan
+    return _ratio(*(moments.unbiased_dependence() for moments in (both, before, after)), before)
+
+
+def _ratio(both: float, before: float, after: float, moments: CrossMoments) -> float:
+    noise = 1e-24 * (float(moments.xx) / max(moments.count, 1)) ** 2  # what rounding leaves where nothing varies
+    return both / math.sqrt(before * after) if before > noise and after > noise else math.nan
+
+
+KINDS = {
+    'conv_weight': 'weight of conv layers',
+    'bn_weight': 'weight of BN layers',
+    'bn_bias': 'bias of BN layers',
+    'bn_mean': 'mean of BN layers',
+    'bn_variance': 'variance of BN layers'}
+"""What is compared, in the words of the paper's Figure 2."""
+
+_BN_TENSORS = {'weight': 'bn_weight', 'bias': 'bn_bias', 'running_mean': 'bn_mean', 'running_var': 'bn_variance'}
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class LayerTensor(NamedTuple):
+    """A tensor that Eq. 6 is about.
+
+    Attributes:
+        name: In the state dict.
+        layer: The layer's name.
+        kind: A key of ``KINDS``.
+        stage: Of the network: ``'stem'``, ``'1'``, ``'2'``, …
+    """
+
+    name: str
+    layer: str
+    kind: str
+    stage: str
+
+
+def layer_tensors(model: nn.Module, modules: Sequence[str] = ('backbone',)) -> Iterator[LayerTensor]:
+    """Yield the tensors of convolutions and batch norm inside some submodules, in the order of the network.
+
+    The order is that in which the layers were registered, which for the networks of mmseg is the one they run in.
+    """
+    for layer, module in model.named_modules():
+        if not any(f'{layer}.'.startswith(f'{scope}.') for scope in modules):
+            continue
+        stage = stage_of(layer)
+        if isinstance(module, _CONVS):
+            yield LayerTensor(f'{layer}.weight', layer, 'conv_weight', stage)
+        elif isinstance(module, BatchNorm):
+            for tensor, kind in _BN_TENSORS.items():
+                if getattr(module, tensor) is not None:
+                    yield LayerTensor(f'{layer}.{tensor}', layer, kind, stage)
+
+
+def stage_of(layer: str) -> str:
+    """Return the stage that a layer's name tells, counted from 1, or ``'stem'`` for what comes before the stages."""
+    found = re.search(r'(?:^|\.)(layer|stage|stages\.)(\d+)(?:\.|$)', layer)
+    if not found:
+        return 'stem'
+    return str(int(found[2]) + (found[1] == 'stages.'))  # ModuleLists count from 0
+
+
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """Return ‖after - before‖₂ / ‖before‖₂ in float64; tensors of one shape.
+
+    Returns:
+        0 where nothing changed, infinity where all was zero before and is no longer.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f'The tensor had shape {tuple(before.shape)} and has {tuple(after.shape)} now: these are not '
+                         'two states of one model.')
+    before, after = before.detach().cpu().double(), after.detach().cpu().double()
+    change, length = float((after - before).norm()), float(before.norm())
+    return change / length if length else (math.inf if change else 0.0)
+
+
+class StatisticsDrift(NamedTuple):
+    """How far a batch-norm layer's running statistics moved, averaged over its channels.
+
+    Attributes:
+        mean: |M̃ - M| / sqrt(Σ + ε): in standard deviations.
+        log_variance: |ln((Σ̃ + ε) / (Σ + ε))|: 0.69 for a factor of two.
+    """
+
+    mean: float
+    log_variance: float
+
+
+@torch.no_grad()
+def statistics_drift(
+    layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float,
+) -> StatisticsDrift:
+    """Return the drift of one layer's statistics between two state dicts; ``eps`` is the layer's ε."""
+    mean, var, new_mean, new_var = (
+        state[f'{layer}.{tensor}'].detach().cpu().double()
+        for state in (before, after) for tensor in ('running_mean', 'running_var'))
+    return StatisticsDrift(
+        mean=float(((new_mean - mean).abs() / (var + eps).sqrt()).mean()),
+        log_variance=float(torch.log((new_var + eps) / (var + eps)).abs().mean()))

@@ -1,0 +1,1 @@
+"""Checks of a config before GPU hours are spent on it."""

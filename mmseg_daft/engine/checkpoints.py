@@ -1,0 +1,192 @@
+"""Read a checkpoint, or say in a sentence that a file is none.
+
+Checkpoints that are there as a whole or not at all, and a note of the last one that can be trusted.
+
+MMEngine writes a checkpoint in place (also again, after a validation that was the best so far) and then notes its name
+in ``last_checkpoint``, in place as well. A process that is killed meanwhile leaves files that cannot be resumed from.
+
+Tell a run's own checkpoint from its start where a config has ``load_from`` and the command ``--resume``.
+
+The model that a run began with, built again from its config: a resumed run no longer has it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from torch import Tensor
+
+
+def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a checkpoint's weights by name, and all of its content, on the CPU.
+
+    The weights are under ``state_dict``, as MMEngine's and many others' are, or the whole content, as torchvision's.
+
+    Args:
+        path: A path, an address or anything else that MMEngine loads.
+
+    Raises:
+        ValueError: What is there is no checkpoint.
+        OSError: It is not there, or cannot be read.
+    """
+    try:
+        content = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger=None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{path} is not there. Put it there, train the model that writes it, or name another '
+                                'file: in init_cfg, load_from or on the command line.') from error
+    except Exception as error:  # unpickling what is no checkpoint can raise anything
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and '://' in path):  # a scheme's own reader
+            raise
+        raise ValueError(_refusal(path, f'PyTorch cannot read it ({type(error).__name__})')) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(_refusal(path, f'it holds a {type(content).__name__}'))
+    state = content.get('state_dict', content)
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(_refusal(path, 'it holds no tensors by name'))
+    return {name: value for name, value in state.items() if isinstance(name, str)}, content
+
+
+def _refusal(path: str, why: str) -> str:
+    return (f'{path} is no checkpoint: {why}. It has to be a file that torch.save wrote: a dictionary of tensors by '
+            'name, or one that has them under \'state_dict\', such as the iter_*.pth of a run. If it was copied or '
+            'downloaded, get it again.')
+
+
+BACKEND = 'atomic'
+"""The name for ``backend_args=dict(backend=...)``."""
+_SUFFIX = '.unfinished'
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file such that another process, and one after a crash, sees the old content or the new, nothing else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process id: two nodes' containers may share both it and the folder.
+    unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}')
+    try:
+        with open(unfinished, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@register_backend(BACKEND)
+class AtomicBackend(LocalBackend):
+    """MMEngine's local files, written as a whole."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write ``obj`` to a file, atomically."""
+        write_atomically(Path(filepath), obj)
+
+
+def mend_last_checkpoint(work_dir: Path, folder: Path) -> str | None:
+    """Let ``last_checkpoint`` name an intact checkpoint, and remove what a killed process left half-written.
+
+    Args:
+        work_dir: Holds ``last_checkpoint``.
+        folder: Holds the checkpoints.
+
+    Returns:
+        What was wrong, for the log; ``None`` where nothing was.
+    """
+    for leftover in folder.glob(f'*{_SUFFIX}'):
+        leftover.unlink(missing_ok=True)
+    note = work_dir / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    named = note.read_text(encoding='utf-8').strip()
+    if named and ('://' in named or is_intact(Path(named))):
+        return None
+    problem = f'{note} names {named or "nothing"}, which is missing or half-written'
+    intact = [path for path in _by_iteration(folder) if is_intact(path)]
+    if intact:
+        write_atomically(note, str(intact[-1]).encode())
+        return f'{problem}; {intact[-1].name} is the last that is whole'
+    note.unlink()
+    return f'{problem}, as are all others: the training starts over'
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a checkpoint is there to its end: torch writes zip archives, whose directory comes last."""
+    return path.is_dir() or (path.is_file() and zipfile.is_zipfile(path))
+
+
+def _by_iteration(folder: Path) -> list[Path]:
+    numbered = [(int(match[1]), path) for path in folder.glob('*.pth')
+                if (match := re.fullmatch(r'(?:iter|epoch)_(\d+)\.pth', path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
+def settle_start(runner: Runner) -> None:
+    """Let ``--resume`` go on from this run's own checkpoint, and ``load_from`` be what a new run starts from.
+
+    MMEngine resumes from ``load_from`` itself, whatever the work directory holds: the first launch of a job that is
+    always started with ``--resume`` would take the pre-trained model's iteration for its own and train nothing, and a
+    later one would lose what it had trained. Named explicitly, a checkpoint in the work directory or of a run of the
+    same name is still resumed, as MMEngine does. For a hook's ``before_run``; settled once, it stays.
+
+    Raises:
+        FileNotFoundError: There is no ``load_from``.
+        ValueError: It is no checkpoint.
+    """
+    start = runner._load_from
+    if not (runner._resume and start):
+        return
+    work_dir = Path(runner.work_dir)
+    if _lies_in(start, work_dir):
+        return
+    if (work_dir / 'last_checkpoint').is_file():
+        runner._load_from = None
+        runner.logger.info(f'Resume: from the last checkpoint in {work_dir}. load_from={start!r} is what the run '
+                           'started from.')
+    elif not _is_of_the_same_name(start, runner):
+        runner._resume = False
+        runner.logger.info(f'Resume: {work_dir} holds no checkpoint yet, so the run starts, from the weights of '
+                           f'load_from={start!r}. To go on from that file instead, copy it into the work directory and '
+                           'name the copy.')
+
+
+def _lies_in(path: str, work_dir: Path) -> bool:
+    return '://' not in path and Path(path).resolve().parent == work_dir.resolve()
+
+
+def _is_of_the_same_name(path: str, runner: Runner) -> bool:
+    _, content = read_checkpoint(path)
+    if 'message_hub' not in content or 'optimizer' not in content:
+        return False  # weights alone, which MMEngine could not resume from
+    return _without_time(content.get('meta', {}).get('experiment_name', '')) == _without_time(runner.experiment_name)
+
+
+def _without_time(experiment: str) -> str:
+    """Cut off the time of start, ``20261124_161001``, which MMEngine appends."""
+    return '_'.join(experiment.split('_')[:-2])
+
+
+def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:
+    """Build a config's model, on the CPU, with the weights that training begins with.
+
+    It draws random numbers, for the layers that no file fills: call it where they are preserved.
+
+    Args:
+        cfg: The config.
+        load_from: The checkpoint that was loaded on top of ``init_cfg``, or ``None``.
+    """
+    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    model.init_weights()
+    if load_from:
+        load_checkpoint(model, load_from, map_location='cpu', logger='silent')
+    return model

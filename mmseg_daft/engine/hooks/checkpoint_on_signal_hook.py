@@ -1,0 +1,87 @@
+"""An MMEngine hook that saves a checkpoint and ends the run when a signal asks for it, as Slurm does before a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from mmseg_daft.engine.checkpoints import write_atomically
+
+STOPPED = 75
+"""The exit status of a run that saved a checkpoint because of a signal: EX_TEMPFAIL, start it again with --resume."""
+CHECKPOINT = 'on_signal.pth'
+"""The checkpoint's name; there is at most one, and it goes when the run has ended."""
+
+
+@HOOKS.register_module()
+class CheckpointOnSignalHook(Hook):
+    """Save a checkpoint after the iteration in which a signal came, then end with exit status 75.
+
+    ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm
+    sends the signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and
+    ``tools/sweep.py`` then put the job back into the queue. All ranks stop after the same iteration, whichever
+    of them the signal reached.
+
+    The handlers are installed by the constructor, because it is the one place before the data loader's workers
+    start: Slurm sends its signal to every process of a step, and a worker without a handler dies of it.
+
+    Args:
+        signals: Their names. ``'SIGTERM'`` may be added where preemption sends nothing else; torchrun,
+            however, sends it to end the other ranks of a run in which one failed.
+    """
+
+    priority = 'LOWEST'  # after the schedulers' step and CheckpointHook
+
+    def __init__(self, signals: Sequence[str] = ('SIGUSR1', 'SIGUSR2')) -> None:
+        self.received: str | None = None
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            for name in signals:
+                signal.signal(signal.Signals[name], self._note)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.Signals[name] for name in signals})
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None,
+    ) -> None:
+        """Save and end, if a signal came on any rank.
+
+        Raises:
+            SystemExit: With status 75, once the checkpoint is on disk.
+        """
+        asked = torch.tensor(int(self.received is not None))
+        all_reduce(asked, op='max')
+        if not asked or runner.iter + 1 >= runner.max_iters:  # at its end anyway
+            return
+        save(runner)
+        runner.logger.info(f'Checkpoint after iteration {runner.iter + 1} on {self.received or "another rank"}\'s '
+                           'signal; the run ends here, and --resume goes on.')
+        barrier()  # a rank that leaves may end the others
+        raise SystemExit(STOPPED)
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove what an earlier signal left, once another checkpoint is the last one."""
+        path, note = Path(runner.work_dir) / CHECKPOINT, Path(runner.work_dir) / 'last_checkpoint'
+        if is_main_process() and path.is_file() and note.is_file() and Path(note.read_text()).name != CHECKPOINT:
+            path.unlink()
+
+
+def save(runner: Runner) -> None:
+    """Save a resumable checkpoint so that a kill at any moment leaves the one before in force."""
+    runner.save_checkpoint(runner.work_dir, f'{CHECKPOINT}.part', by_epoch=False)
+    if is_main_process():
+        path = Path(runner.work_dir, CHECKPOINT)
+        os.replace(f'{path}.part', path)
+        write_atomically(Path(runner.work_dir, 'last_checkpoint'), str(path).encode())

@@ -1,0 +1,202 @@
+"""An MMEngine hook with which a run that is killed at any moment and resumed ends as if nothing had happened.
+
+The training's mini-batches from any iteration on, without running what came before.
+
+Each sample's augmentation is a function of the seed and of the sample's place in the training's endless sequence, not
+of what a loader worker drew before. So the stream can start anywhere and yields what it would have yielded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import barrier, get_dist_info, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from mmseg_daft.core.random_state import seed_everything_by
+from mmseg_daft.engine.checkpoints import BACKEND, mend_last_checkpoint
+
+RECORD = 'exact_resume'
+"""Where a checkpoint keeps what the stream of samples depends on: in ``message_hub``'s ``runtime_info``."""
+_ITERATION = 1  # apart from samples' seeds, which have two numbers
+
+
+@HOOKS.register_module()
+class ExactResumeHook(Hook):
+    """Make ``--resume`` exact to the bit, safe against ``kill -9``, and as cheap after 100,000 iterations as after one.
+
+    MMEngine saves no random state: after a resume dropout and augmentation differ, and to find its place in the data
+    it runs the pipeline of every sample that was seen (MMEngine issue 1520). This hook keeps no state either. It makes
+    randomness a function of the place in the training instead: each sample's pipeline runs under a seed made of the
+    run's seed and the sample's place in the sequence, each iteration (dropout) under one made of seed, iteration and
+    rank. Checkpoints are written atomically. In a config::
+
+        custom_hooks = [dict(type='BNConversionHook'), dict(type='ExactResumeHook')]
+
+    The order of samples is MMEngine's. With deterministic kernels (``randomness=dict(seed=0, deterministic=True)``)
+    the weights, the optimizer and the schedules end equal to the bit; on other ones as equal as two runs ever are.
+    The number of loader workers may change between start and resume. A validation in the midst that was
+    cut off is not made up for; the final one is, by ``FinalEvaluationHook``.
+
+    Raises:
+        ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, or
+            the checkpoint settings would lose the only checkpoint, or gradients in the midst of an accumulation.
+        RuntimeError: In ``before_train``: the run began without this hook, or on other ranks, batches or data.
+    """
+
+    priority = 'VERY_HIGH'  # iterations are seeded before other hooks draw
+
+    def before_run(self, runner: Runner) -> None:
+        """See to it, before MMEngine looks, that ``last_checkpoint`` names one that is whole."""
+        if runner._resume and is_main_process():
+            problem = mend_last_checkpoint(Path(runner.work_dir), _checkpoint_folder(runner))
+            if problem:
+                runner.logger.warning(f'Exact resume: {problem}.')
+        barrier()
+
+    def before_train(self, runner: Runner) -> None:
+        """Let the loop take its batches from a stream that starts where the run was."""
+        loop = runner.train_loop
+        if not isinstance(loop, IterBasedTrainLoop):
+            raise ValueError(f'ExactResumeHook continues an IterBasedTrainLoop, not a {type(loop).__name__}: use '
+                             "train_cfg=dict(type='IterBasedTrainLoop', ...) or leave the hook out.")
+        for hook in _checkpoint_hooks(runner):
+            self._make_safe(runner, hook)
+        loader = loop.dataloader
+        now = dict(seed=getattr(loader.sampler, 'seed', None), batch_size=loader.batch_size,
+                   world_size=get_dist_info()[1], num_samples=len(loader.dataset))
+        if runner.iter > 0:
+            now = self._continued(runner, now)
+        loop.dataloader_iterator = SampleStream(loader, now['seed'], skip=runner.iter)
+        loader._iterator = None  # ends persistent workers, which MMEngine started before any hook ran
+        runner.message_hub.update_info(RECORD, now)
+        self._seed, self._rank = now['seed'], get_dist_info()[0]
+        if runner.iter > 0:
+            runner.logger.info(f'Exact resume: goes on at iteration {runner.iter}; the steps that MMEngine says it '
+                               'advances now cost nothing.')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed what this iteration draws."""
+        seed_everything_by(self._seed, runner.iter, self._rank, _ITERATION)
+
+    def _make_safe(self, runner: Runner, hook: CheckpointHook) -> None:
+        if hook.max_keep_ckpts == 1:
+            raise ValueError('default_hooks.checkpoint.max_keep_ckpts=1 removes the only checkpoint before the next '
+                             'one is written; a run that is killed between has none. Use max_keep_ckpts=2.')
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if hook.interval > 0 and hook.interval % accumulated:
+            raise ValueError(
+                f'default_hooks.checkpoint.interval={hook.interval} falls between the {accumulated} mini-batches over '
+                f'which gradients are accumulated, which no checkpoint holds. Use a multiple of {accumulated}.')
+        place = str(hook.out_dir or runner.work_dir)
+        if hook.backend_args is None and hook.file_client_args is None and '://' not in place:
+            hook.backend_args = dict(backend=BACKEND)
+
+    def _continued(self, runner: Runner, now: dict[str, Any]) -> dict[str, Any]:
+        before = runner.message_hub.get_info(RECORD)
+        if before is None:
+            raise RuntimeError(
+                f'This run was trained for {runner.iter} iterations without ExactResumeHook, so it cannot go on '
+                'exactly. Leave the hook out to go on as it was, or start anew in another work_dir.')
+        differs = [f'{name} was {before[name]} and is {now[name]}' for name in now
+                   if name != 'seed' and before[name] != now[name]]
+        if differs:
+            raise RuntimeError(
+                f'This run cannot go on exactly: {", ".join(differs)}. Resume it as it was started, or leave '
+                'ExactResumeHook out.')
+        return dict(before)  # without a seed in the config the sampler has drawn a new one
+
+
+def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+
+
+def _checkpoint_folder(runner: Runner) -> Path:
+    """Where MMEngine will put checkpoints: it appends the run's name to an ``out_dir`` of one's own."""
+    work_dir = Path(runner.work_dir)
+    places = [hook.out_dir for hook in _checkpoint_hooks(runner) if hook.out_dir]
+    return Path(places[0]) / work_dir.name if places and Path(places[0]) != work_dir else work_dir
+
+
+class _Place(NamedTuple):
+    """A sample: its place in the sequence of all ranks, and its index in the data set."""
+
+    position: int
+    index: int
+
+
+class SampleStream:
+    """An iterator of mini-batches in the order that mmengine's ``InfiniteSampler`` gives with the same seed.
+
+    The first ``skip`` batches are ``None`` and cost nothing, as MMEngine's loop asks for the batches that a resumed
+    run has seen and drops them. Workers start with the first batch after them.
+
+    Args:
+        loader: The training loader, read for its data set, batch size, workers and collation. The data set's
+            pipeline runs under a seed of its own for each sample.
+        seed: Of order and augmentation; the same on all ranks.
+        skip: How many batches of this rank were seen.
+
+    Raises:
+        ValueError: The loader's batches are not those of an ``InfiniteSampler``.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int, skip: int = 0) -> None:
+        if not isinstance(loader.sampler, InfiniteSampler) or type(loader.batch_sampler) is not BatchSampler:
+            raise ValueError(
+                f'train_dataloader draws its samples by {type(loader.sampler).__name__}, whose order after a resume is '
+                "unknown. Use sampler=dict(type='InfiniteSampler', shuffle=True) without a batch_sampler, as mmseg's "
+                'iteration-based configs do.')
+        self._loader = loader
+        self._seed = seed
+        self._skipped, self._skip = 0, skip
+        self._batches: Iterator[Any] | None = None
+
+    def __iter__(self) -> SampleStream:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next mini-batch, ``None`` where it was seen."""
+        if self._skipped < self._skip:
+            self._skipped += 1
+            return None
+        if self._batches is None:
+            self._batches = iter(self._start())
+        return next(self._batches)
+
+    def _start(self) -> DataLoader:
+        loader = self._loader
+        rank, world_size = get_dist_info()
+        sampler = InfiniteSampler(loader.dataset, loader.sampler.shuffle, self._seed)
+        seen = self._skip * loader.batch_size
+        places = (_Place((seen + i) * world_size + rank, index) for i, index in enumerate(islice(sampler, seen, None)))
+        return DataLoader(
+            _SeededByPlace(loader.dataset, self._seed),
+            sampler=places,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            prefetch_factor=loader.prefetch_factor,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            timeout=loader.timeout,
+            multiprocessing_context=loader.multiprocessing_context)
+
+
+class _SeededByPlace(Dataset):
+    """Samples whose augmentation depends on the seed and their place alone."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, place: _Place) -> Any:
+        seed_everything_by(self.seed, place.position)
+        return self.dataset[place.index]

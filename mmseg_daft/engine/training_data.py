@@ -1,0 +1,201 @@
+"""One finite pass over the training data, beside the training loader and without touching it.
+
+MMEngine's training loader must not be iterated a second time: its ``InfiniteSampler`` yields from one
+stored generator, which a second iterator closes or drains (MMEngine issue 1649).
+
+Run as much of an MMEngine model as its batch-norm layers need.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_dist_info
+from mmengine.model import BaseModel
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmseg_daft.core.random_state import seed_everything
+from mmseg_daft.core.ranks import together
+
+
+class TargetLoader:
+    """Mini-batches of the training data through the training pipeline, each image once.
+
+    Which images form a mini-batch and how each is augmented depends on ``seed`` alone: not on the
+    number of loader workers, nor on the number of ranks, which take the mini-batches in turn.
+
+    Args:
+        loader: The training loader, read for its data set, batch size, workers and collation.
+        seed: The seed of shuffling and augmentation.
+        num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one
+            possibly short.
+        rank: This process, of ``world_size``.
+        world_size: The number of processes that share the pass.
+
+    Attributes:
+        num_batches: Mini-batches over all ranks.
+        num_images: Images in them.
+        waited: Seconds that the last iteration spent waiting for data, from the start of the workers on.
+        rounds: Rounds that it went through: all, unless it was left early.
+
+    Raises:
+        ValueError: The data set is empty, or has fewer mini-batches than asked for.
+    """
+
+    def __init__(
+        self, loader: DataLoader, seed: int, num_batches: int | None = None, rank: int = 0, world_size: int = 1,
+    ) -> None:
+        batch_size = loader.batch_size or loader.batch_sampler.batch_size
+        order = np.random.default_rng(seed).permutation(len(loader.dataset))
+        batches = [order[i:i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+        if not batches:
+            raise ValueError(
+                'The training data set is empty, so there are no target statistics. Check data_root, ann_file, '
+                'data_prefix, img_suffix and seg_map_suffix of train_dataloader.dataset.')
+        if num_batches is not None and not 1 <= num_batches <= len(batches):
+            raise ValueError(
+                f'num_batches={num_batches}, but the training data holds {len(order)} images, that is '
+                f'{len(batches)} mini-batches of {batch_size}. Use a number from 1 to {len(batches)}, or '
+                'num_batches=None for all.')
+        batches = batches[:num_batches]
+        self.num_batches = len(batches)
+        self.num_images = sum(map(len, batches))
+        self._sizes = list(map(len, batches))
+        self._world_size = world_size
+        self.waited, self.rounds = 0.0, 0
+        # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
+        dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
+        self._loader = DataLoader(
+            _SeededSamples(dataset, seed),
+            batch_sampler=batches[rank::world_size],
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            multiprocessing_context=loader.multiprocessing_context,
+            **({'prefetch_factor': loader.prefetch_factor} if loader.num_workers else {}))
+
+    def __len__(self) -> int:
+        """The number of rounds, in each of which every rank has at most one mini-batch."""
+        return -(-self.num_batches // self._world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield this rank's mini-batches, counting the seconds in which the next one was not there yet."""
+        self.waited, self.rounds = 0.0, 0
+        start = time.perf_counter()
+        for batch in self._loader:
+            self.waited += time.perf_counter() - start
+            self.rounds += 1
+            yield batch
+            start = time.perf_counter()
+        self.rounds = len(self)  # the last round may be the other ranks' alone
+
+    def taken(self) -> tuple[int, int]:
+        """Return how many mini-batches, and images in them, all ranks together took in the last iteration."""
+        sizes = self._sizes[:self.rounds * self._world_size]
+        return len(sizes), sum(sizes)
+
+
+def target_loader(loader: DataLoader, seed: int, num_batches: int | None, device: torch.device) -> TargetLoader:
+    """Return this rank's ``TargetLoader``, made on all ranks or on none.
+
+    Args:
+        loader: The training loader.
+        seed: The seed of shuffling and augmentation, the same on every rank.
+        num_batches: How many mini-batches to take over all ranks.
+        device: Where the process group communicates.
+
+    Raises:
+        ValueError: As ``TargetLoader``, or the ranks found different data.
+        RuntimeError: Another rank failed.
+    """
+    rank, world_size = get_dist_info()
+    made = together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size), device)
+    images = all_gather_object(len(loader.dataset))
+    if len(set(images)) > 1:
+        raise ValueError(
+            f'The ranks found {images} training images, so their shares would not fit together. Give every node the '
+            'same files: see data_root and ann_file of train_dataloader.dataset.')
+    return made
+
+
+class _SeededSamples(Dataset):
+    """Samples whose augmentation depends on the seed and the index alone."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Any:
+        seed_everything(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+        return self.dataset[index]
+
+
+_EXTRACTOR = ('backbone', 'neck')
+
+
+class ModelForward:
+    """The part of a model that holds some layers, as a function of a batch from the training loader.
+
+    Layers of the backbone (and neck) alone need only ``extract_feat``: the decoder does not run. Others
+    need the whole training forward, which unlike ``mode='tensor'`` reaches auxiliary heads.
+
+    Args:
+        model: The model, without a distributed wrapper.
+        layer_names: Full names of the layers that have to be reached.
+    """
+
+    def __init__(self, model: BaseModel, layer_names: Iterable[str]) -> None:
+        self.model = model
+        self.features_only = hasattr(model, 'extract_feat') and all(
+            name.split('.')[0] in _EXTRACTOR for name in layer_names)
+
+    def prepare(self, batch: Any) -> Any:
+        """Move a batch to the model's device, normalise and stack it, as training does.
+
+        Raises:
+            ValueError: An image holds NaN or infinite values.
+        """
+        data = self.model.data_preprocessor(batch, True)
+        inputs, samples = _parts(data)
+        finite = torch.isfinite(inputs).flatten(1).all(1)
+        if not finite.all():
+            bad = int((~finite).nonzero()[0])
+            path = getattr(samples[bad], 'img_path', None) if samples else None
+            raise ValueError(
+                f'The training image {path or f"number {bad} of a mini-batch"} holds NaN or infinite values after '
+                'the training pipeline and the data preprocessor. Repair or remove the file, or mend the transform.')
+        return data
+
+    def train_path(self, data: Any) -> Any:
+        """Run what training runs, up to the last of the layers."""
+        if self.features_only:
+            return self.model.extract_feat(_parts(data)[0])
+        return self.model._run_forward(data, mode='loss')
+
+    def outputs(self, data: Any) -> list[Tensor]:
+        """Return the features, or the model's raw outputs where the layers lie outside the extractor."""
+        if self.features_only:
+            return list(_tensors(self.model.extract_feat(_parts(data)[0])))
+        return list(_tensors(self.model._run_forward(data, mode='tensor')))
+
+
+def _parts(data: Any) -> tuple[Tensor, Any]:
+    if isinstance(data, dict):
+        return data['inputs'], data.get('data_samples')
+    return data[0], data[1] if len(data) > 1 else None
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, dict):
+        yield from _tensors(list(outputs.values()))
+    elif isinstance(outputs, (list, tuple)):
+        for output in outputs:
+            yield from _tensors(output)

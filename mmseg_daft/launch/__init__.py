@@ -1,0 +1,1 @@
+"""Starting trainings: mmseg's own scripts, the ranks of a Slurm step, LP-FT's two stages."""

@@ -1,0 +1,227 @@
+"""Read the tensors of a TorchScript archive without running anything that is in it.
+
+CLIP released its networks as TorchScript archives. ``torch.jit.load`` compiles the program inside one and runs
+parts of it, and ``torch.load`` refuses them or, with ``weights_only=False``, unpickles whatever they name. Here
+only the list of attributes is read, by an unpickler that knows tensors and containers and nothing else, and that
+takes no more memory than a few times the file's size.
+
+``torchscript://`` in ``init_cfg``: start from a TorchScript archive, such as those of CLIP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import pickle
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+MOST_PARTS, DEEPEST = 100_000, 100  # attributes and levels; past them an archive is no network's
+
+_DTYPES = {
+    'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
+    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool}
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return parameters, buffers and other tensor attributes of the network in an archive, by dotted name.
+
+    Tensors are on the CPU, in the type that the archive has (CLIP's are float16), whatever device they were
+    saved from.
+
+    Args:
+        path: The archive, as ``torch.jit.save`` writes it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no TorchScript archive, it is damaged, or it asks for anything but tensors and
+            plain data.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'There is no TorchScript archive at {path}.')
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            root = names[0].split('/')[0] if names else ''
+            if f'{root}/data.pkl' not in names or f'{root}/constants.pkl' not in names:
+                raise ValueError('it has no list of attributes. A checkpoint of torch.save is loaded by its path or '
+                                 'address as it is: leave torchscript:// out')
+            network = _Reader(io.BytesIO(_record(archive, f'{root}/data.pkl')), archive, f'{root}/data/').load()
+        tensors = _named_tensors(network)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f'{path} is no TorchScript archive, or only a part of one ({error}). Download it again; a '
+                         'checkpoint of torch.save needs no torchscript://.') from None
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError, ValueError, RuntimeError,
+            ArithmeticError, MemoryError, struct.error) as error:
+        raise ValueError(f'{path} cannot be read as a TorchScript archive: {error}.') from error
+    if not tensors:
+        raise ValueError(f'{path} holds no tensors.')
+    return tensors
+
+
+class _ScriptObject:
+    """Stands for an object of a class that the archive's program defines: its attributes alone."""
+
+    attributes: dict[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _Reader(pickle._Unpickler):
+    """Unpickles script objects, tensors and plain containers; refuses every other name.
+
+    The one in Python: the one in C makes room for as many objects as a file says that it has.
+    """
+
+    def __init__(self, content: Any, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(content)
+        self._archive, self._folder, self._storages = archive, folder, {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split('.')[0] == '__torch__':
+            return _ScriptObject
+        if module == 'torch' and name in _DTYPES:
+            return _DTYPES[name]
+        known = _KNOWN.get((module, name))
+        if known is None:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is refused: a network needs tensors and '
+                                         'plain data alone.')
+        return known
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        kind, dtype, key, _, numel = pid
+        if kind != 'storage' or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f'it refers to {pid!r}, which is no storage.')
+        if (key, dtype) not in self._storages:
+            data = bytearray(_record(self._archive, f'{self._folder}{key}'))
+            if len(data) < numel * dtype.itemsize:
+                raise pickle.UnpicklingError(f'record {key} has {len(data)} bytes for {numel} numbers of {dtype}.')
+            self._storages[key, dtype] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return self._storages[key, dtype]
+
+
+def _record(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a record, which is as large as it is in the file."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # of an archive, only the program is compressed
+        raise ValueError(f'record {name} is compressed, as torch.jit.save never does it')
+    return archive.read(name)
+
+
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    # as_strided checks the bounds.
+    return storage.as_strided(size, stride, offset) if math.prod(size) else storage.new_empty(size)
+
+
+def _same(value: Any, *_: Any) -> Any:
+    return value
+
+
+_KNOWN = {
+    ('collections', 'OrderedDict'): OrderedDict,
+    ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+    ('torch', 'device'): _same,
+    **{('torch.jit._pickle', f'build_{kind}list'): _same for kind in ('int', 'double', 'bool', 'tensor')},
+    ('torch.jit._pickle', 'restore_type_tag'): _same,
+}
+
+
+def _named_tensors(network: Any) -> dict[str, Tensor]:
+    """Walk the attributes of a network, each name once; an object under two names has two.
+
+    Raises:
+        ValueError: There are more parts than any network has: objects contain one another.
+    """
+    tensors: dict[str, Tensor] = {}
+    waiting: list[tuple[str, int, Any]] = [('', 0, network)]
+    for _ in range(MOST_PARTS):
+        if not waiting:
+            return tensors
+        name, depth, value = waiting.pop()
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, _ScriptObject):
+            if depth == DEEPEST:
+                break
+            parts = getattr(value, 'attributes', {}).items()
+            waiting += reversed([(f'{name}.{part}' if name else str(part), depth + 1, v) for part, v in parts])
+    raise ValueError('its parts contain one another, or are more than any network has')
+
+
+SCHEME = 'torchscript://'
+
+
+def local_archive(place: str) -> tuple[Path, str | None]:
+    """Return where an archive is on this machine, or will be once downloaded, and its SHA-256 where its address has it.
+
+    Args:
+        place: A path, or an ``http(s)`` address; CLIP's hold the file's SHA-256 as a folder.
+    """
+    if not is_address(place):
+        return Path(place), None
+    path = urlparse(place).path
+    digest = re.search(r'(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])', path)
+    file = Path(path)
+    name = f'{file.stem}-{digest.group()[:8]}{file.suffix}' if digest else file.name
+    return Path(torch.hub.get_dir()) / 'checkpoints' / name, digest.group() if digest else None
+
+
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
+def load_from_torchscript(filename: str, map_location: str | None = None) -> dict[str, Tensor]:
+    """Load the tensors of a TorchScript archive; the program inside it is not run.
+
+    An address is downloaded once, to where PyTorch keeps downloads (``$TORCH_HOME``), by the first process.
+
+    Args:
+        filename: ``torchscript://`` and a path or an address.
+        map_location: As of ``torch.load``, but a device alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no TorchScript archive, or is not the one whose SHA-256 the address has.
+    """
+    place = filename.removeprefix(SCHEME)
+    path, digest = local_archive(place)
+    if is_address(place):
+        try:
+            if is_main_process():
+                _download(place, path, digest)
+        finally:
+            barrier()  # on every process, whatever it found: one that is late may find the file there
+        _download(place, path, digest)  # on another machine
+    if digest is not None and _sha256(path) != digest:
+        raise ValueError(f'{path} is not the file that {place} stands for: its SHA-256 is another. Delete it, and it '
+                         'will be downloaded again.')
+    return {name: tensor.to(map_location) for name, tensor in read_tensors(path).items()}
+
+
+def is_address(place: str) -> bool:
+    """Return whether an archive is on the web, rather than at a path."""
+    return place.startswith(('http://', 'https://'))
+
+
+def _download(address: str, path: Path, digest: str | None) -> None:
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(address, str(path), hash_prefix=digest)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
