@@ -24,9 +24,9 @@ from mmengine.runner import CheckpointLoader
 
 from mmseg_daft.core.batch_norm import why_not_convertible
 from mmseg_daft.core.shift import domain_shift
-from mmseg_daft.engine.checkpoints import write_atomically
 from mmseg_daft.engine.convert_model import ConversionReport, checked_conversion, describe_dataset
 from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.files import write_atomically
 
 
 def parse_args() -> argparse.Namespace:

@@ -40,9 +40,9 @@ from torch.utils.data import DataLoader
 
 from mmseg_daft.core.batch_norm import BatchNorm, float32_precision
 from mmseg_daft.core.statistics import LayerStatistics
-from mmseg_daft.engine.checkpoints import write_atomically
 from mmseg_daft.engine.convert_model import PassResult, PassSettings, first_batch, run_pass
 from mmseg_daft.engine.training_data import ModelForward
+from mmseg_daft.files import write_atomically
 
 
 class StoredPass(NamedTuple):

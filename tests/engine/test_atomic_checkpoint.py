@@ -11,7 +11,8 @@ import torch
 from mmengine.fileio import get_file_backend
 from mmengine.runner import save_checkpoint
 
-from mmseg_daft.engine.checkpoints import BACKEND, mend_last_checkpoint, write_atomically
+from mmseg_daft.engine.checkpoints import BACKEND
+from mmseg_daft.files import mend_last_checkpoint, write_atomically
 
 
 def write_for_ever(path, sizes):

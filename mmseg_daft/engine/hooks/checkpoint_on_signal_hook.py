@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmseg_daft.engine.checkpoints import write_atomically
+from mmseg_daft.files import write_atomically
 
 STOPPED = 75
 """The exit status of a run that saved a checkpoint because of a signal: EX_TEMPFAIL, start it again with --resume."""

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmseg_daft.engine.checkpoints import write_atomically
+from mmseg_daft.files import write_atomically
 
 MARK = 'diverged.json'
 """The file in ``work_dir`` that says that, and when, a run diverged."""

@@ -21,7 +21,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmseg_daft.core.random_state import seed_everything_by
-from mmseg_daft.engine.checkpoints import BACKEND, mend_last_checkpoint
+from mmseg_daft.engine.checkpoints import BACKEND
+from mmseg_daft.files import mend_last_checkpoint
 
 RECORD = 'exact_resume'
 """Where a checkpoint keeps what the stream of samples depends on: in ``message_hub``'s ``runtime_info``."""

@@ -1,0 +1,94 @@
+"""Files that are there as a whole or not at all, and a note of the last checkpoint that can be trusted.
+
+The standard library alone: jobs on a cluster start without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+_SUFFIX = '.unfinished'
+
+
+def write_atomically(path: Path, content: Any) -> None:
+    """Write a file such that another process, and one after a crash, sees the old content or the new, nothing else.
+
+    Args:
+        path: Where; the folder is made if need be.
+        content: Bytes, a text, or anything else as JSON.
+    """
+    if not isinstance(content, (bytes, str)):
+        content = json.dumps(content, indent=1) + '\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process id: two nodes' containers may share both it and the folder.
+    unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}')
+    try:
+        with open(unfinished, 'wb') as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Return a file's content, or ``None`` where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        return None
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Return the last lines of a log."""
+    return '\n'.join(log.read_text(encoding='utf-8', errors='replace').splitlines()[-lines:])
+
+
+def mend_last_checkpoint(work_dir: Path, folder: Path | None = None) -> str | None:
+    """Let ``last_checkpoint`` name an intact checkpoint, and remove what a killed process left half-written.
+
+    MMEngine writes a checkpoint in place (also again, after a validation that was the best so far) and then notes its
+    name in ``last_checkpoint``, in place as well. A process that is killed meanwhile leaves files that cannot be
+    resumed from.
+
+    Args:
+        work_dir: Holds ``last_checkpoint``.
+        folder: Holds the checkpoints, if not ``work_dir``.
+
+    Returns:
+        What was wrong, for the log; ``None`` where nothing was.
+    """
+    folder = folder or work_dir
+    for leftover in folder.glob(f'*{_SUFFIX}'):
+        leftover.unlink(missing_ok=True)
+    note = work_dir / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    named = note.read_text(encoding='utf-8').strip()
+    if named and ('://' in named or is_intact(Path(named))):
+        return None
+    problem = f'{note} names {named or "nothing"}, which is missing or half-written'
+    intact = [path for path in _by_iteration(folder) if is_intact(path)]
+    if intact:
+        write_atomically(note, str(intact[-1]))
+        return f'{problem}; {intact[-1].name} is the last that is whole'
+    note.unlink()
+    return f'{problem}, as are all others: the training starts over'
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a checkpoint is there to its end: torch writes zip archives, whose directory comes last."""
+    return path.is_dir() or (path.is_file() and zipfile.is_zipfile(path))
+
+
+def _by_iteration(folder: Path) -> list[Path]:
+    numbered = [(int(match[1]), path) for path in folder.glob('*.pth')
+                if (match := re.fullmatch(r'(?:iter|epoch)_(\d+)\.pth', path.name))]
+    return [path for _, path in sorted(numbered)]
