@@ -27,10 +27,10 @@ from torch import Tensor
 from mmseg_daft.analysis.gap_picture import draw_gap
 from mmseg_daft.analysis.gap_verdict import Competence, layer_rows, verdict
 from mmseg_daft.analysis.linear_probe import balanced_accuracy, probe_accuracy, sample_pixels
-from mmseg_daft.core.conversion import ConversionVariant, convert, write
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.shift import domain_gap
 from mmseg_daft.core.statistics import collect_statistics
+from mmseg_daft.core.variant import ConversionVariant, convert, write
 from mmseg_daft.engine.convert_model import describe_dataset
 from mmseg_daft.engine.training_data import TargetLoader
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from mmseg_daft.analysis.findings import MethodChanges
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms
-from mmseg_daft.core.conversion import ConversionVariant, convert, state_of
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.shift import domain_shift
 from mmseg_daft.core.statistics import collect_statistics
+from mmseg_daft.core.variant import ConversionVariant, convert, state_of
 from mmseg_daft.engine.checkpoints import read_checkpoint
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.pretrained_weights import match_start, match_weights, pretrained_starts
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.shift import statistics_shift
 
 _CHANNELS_AT_ONCE = 64  # float64 copies of a whole map of 2048 channels would be larger than all else
 
@@ -261,9 +262,6 @@ def statistics_drift(
     layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float,
 ) -> StatisticsDrift:
     """Return the drift of one layer's statistics between two state dicts; ``eps`` is the layer's ε."""
-    mean, var, new_mean, new_var = (
-        state[f'{layer}.{tensor}'].detach().cpu().double()
-        for state in (before, after) for tensor in ('running_mean', 'running_var'))
-    return StatisticsDrift(
-        mean=float(((new_mean - mean).abs() / (var + eps).sqrt()).mean()),
-        log_variance=float(torch.log((new_var + eps) / (var + eps)).abs().mean()))
+    tensors = (state[f'{layer}.{tensor}'].cpu() for state in (before, after)
+               for tensor in ('running_mean', 'running_var'))
+    return StatisticsDrift(*statistics_shift(*tensors, eps).average)

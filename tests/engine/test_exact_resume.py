@@ -19,7 +19,7 @@ from support.small_runs import small, train
 from support.training_process import TrainingProcess
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 from mmseg_daft.engine.hooks.exact_resume_hook import SampleStream
 
 ROOT = Path(__file__).parents[2]

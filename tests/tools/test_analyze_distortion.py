@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 import mmseg_daft.analysis.command as analyze_distortion
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 
 ROOT = Path(__file__).parents[2]
 

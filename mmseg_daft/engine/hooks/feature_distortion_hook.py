@@ -20,8 +20,8 @@ from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.checkpoints import pretrained_model
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.feature_reference import FeatureReference, FixedImages
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
 
 ORIGIN = 'feature_distortion'
 """Where a checkpoint keeps what a resumed run needs: the ``load_from`` it began with, a fingerprint of the features."""
