@@ -25,9 +25,8 @@ from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.shift import AverageShift, statistics_shift
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import ConversionVariant
-from mmseg_daft.engine.configs import inner_datasets
 from mmseg_daft.engine.statistics_file import StatisticsFile, pass_identity
-from mmseg_daft.engine.training_data import ModelForward, target_loader
+from mmseg_daft.engine.training_data import ModelForward, describe_dataset, target_loader
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
@@ -55,20 +54,16 @@ class ConversionRecord:
     """The facts of one conversion, for the log and the checkpoint.
 
     Attributes:
-        modules: Where layers were looked for.
-        variant: What was replaced in a layer.
+        modules, variant, tolerance: Of the settings.
         dataset: The training data: class, length and place.
-        num_batches: Mini-batches that the statistics are means of, all ranks together.
-        all_batches: Mini-batches of the whole pass, of which an early stop takes some.
+        num_batches, all_batches: Mini-batches taken, all ranks together, and those of the whole pass.
         num_images: Images in those taken.
         seed: Of the pass's shuffling and augmentation.
-        seconds: Wall time of the pass and the conversion.
-        pass_seconds: Wall time of the pass; ``None`` where its statistics were in a file.
-        waited: Seconds of it in which this process had nothing to do until the next mini-batch was loaded.
+        seconds, pass_seconds: Wall time of all, and of the pass; ``None`` where its statistics were in a file.
+        waited: Seconds of the pass in which this process waited for the next mini-batch to be loaded.
         output_change: The largest change of the eval-mode output on a real mini-batch, relative to the largest output.
         shifts: How far the domain moved each converted layer, by name.
         left: Layers that cannot be converted, with the reason.
-        tolerance: The largest ``output_change`` that passes, if the output was not meant to change.
         report: The tensors before and the statistics, by layer; not kept in the checkpoint.
     """
 
@@ -142,8 +137,7 @@ def convert_model(
         precision: Makes the autocast context of the training: batch norm should see what it will see there.
 
     Raises:
-        ValueError, RuntimeError: As ``convert_batch_norm``, with the model as it was; or the file of statistics belongs
-            to another pass.
+        ValueError, RuntimeError: As ``convert_batch_norm``, or the file of statistics belongs to another pass.
     """
     start = time.perf_counter()
     layers = find_batch_norms(model, settings.modules)
@@ -187,29 +181,13 @@ def convert_model(
     return ConversionRecord(
         modules=settings.modules, variant=settings.variant, dataset=describe_dataset(dataloader.dataset), **facts,
         seed=seed, seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds,
-        waited=loader.waited, output_change=report.output_change, shifts=average_shifts(layers, report),
-        left=report.left, tolerance=settings.tolerance, report=report)
-
-
-def average_shifts(layers: Mapping[str, nn.Module], report: ConversionReport) -> dict[str, AverageShift]:
-    """Return how far the target lies from the source at each converted layer."""
-    return {name: statistics_shift(
-        source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
-        layers[name].eps).average for name, source in report.source.items()}
+        waited=loader.waited, output_change=report.output_change, left=report.left, tolerance=settings.tolerance,
+        report=report, shifts={name: statistics_shift(
+            source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
+            layers[name].eps).average for name, source in report.source.items()})
 
 
 def state_of(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return copies of the four tensors of each layer, on the CPU, by their names in the state dict."""
     return {f'{name}.{tensor}': value.detach().cpu().clone() for name in layers
             for tensor, value in zip(LayerTensors._fields, tensors_of(model.get_submodule(name)), strict=True)}
-
-
-def describe_dataset(dataset: Any) -> str:
-    """Return the data set's class, length and place in a few words."""
-    parts = inner_datasets(dataset)
-    if parts:
-        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
-    prefix = getattr(dataset, 'data_prefix', None)
-    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
-              getattr(dataset, 'data_root', None))
-    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'

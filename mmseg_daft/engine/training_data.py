@@ -1,4 +1,4 @@
-"""The training data in one finite pass, and as much of an MMEngine model as has to run on them."""
+"""The training data: in one finite pass, through as much of the model as has to run, and what they are called."""
 
 from __future__ import annotations
 
@@ -177,3 +177,31 @@ def _parts(data: Any) -> tuple[Tensor, Any]:
     if isinstance(data, dict):
         return data['inputs'], data.get('data_samples')
     return data[0], data[1] if len(data) > 1 else None
+
+
+def inner_datasets(dataset: Any) -> list[Any]:
+    """Return the data sets inside ConcatDataset, RepeatDataset and the like, of one's own kind; none of a plain one.
+
+    Args:
+        dataset: A data set, or the config of one.
+    """
+    def part(name: str) -> Any:
+        return dataset.get(name) if isinstance(dataset, dict) else getattr(dataset, name, None)
+
+    return list(part('datasets') or filter(None, [part('dataset')]))
+
+
+def leaf_datasets(dataset: Any) -> list[Any]:
+    """Return the plain data sets inside nested wrappers, or the configs of them; a plain one itself."""
+    return [leaf for part in inner_datasets(dataset) for leaf in leaf_datasets(part)] or [dataset]
+
+
+def describe_dataset(dataset: Any) -> str:
+    """Return the data set's class, length and place in a few words."""
+    parts = inner_datasets(dataset)
+    if parts:
+        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
+    prefix = getattr(dataset, 'data_prefix', None)
+    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
+              getattr(dataset, 'data_root', None))
+    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'
