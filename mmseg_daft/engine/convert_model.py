@@ -30,10 +30,8 @@ from mmseg_daft.engine.training_data import ModelForward, describe_dataset, targ
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
-
 CONVERTED = 'bn_conversion_tensors'
-"""Beside it, by their names in the state dict: the converted layers' tensors as training began with them, which its
-changes are measured from (Eq. 6)."""
+"""Beside it, the converted tensors as training began with them: its changes are measured from there (Eq. 6)."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +150,8 @@ def convert_model(
         loader = target_loader(dataloader, seed, settings.num_batches, ranks)
         joint = ranks is not None and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())
         if joint and not settings.variant.compensate and loader.num_batches % ranks.number:
-            raise ValueError(
-                f'{loader.num_batches} mini-batches cannot be shared evenly by {ranks.number} ranks, as SyncBatchNorm '
-                'that normalizes by mini-batch (compensate=False) needs it. Set num_batches to a multiple of '
-                f'{ranks.number}.')
+            raise ValueError(f'{loader.num_batches} mini-batches cannot be shared evenly by {ranks.number} ranks, as '
+                             'compensate=False with SyncBatchNorm needs. Set num_batches to a multiple of the ranks.')
         file, stored, batches = None, None, loader
         if settings.statistics:
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
@@ -164,8 +160,7 @@ def convert_model(
                 forward, layers, decided, cfg, len(dataloader.dataset), precision))
             stored = file.read(ranks, next(model.parameters()).device)
         if stored:
-            one_each = min(loader.num_batches, ranks.number if ranks else 1)
-            batches = target_loader(dataloader, seed, one_each, ranks)
+            batches = target_loader(dataloader, seed, min(loader.num_batches, ranks.number if ranks else 1), ranks)
         bar = track(batches, 'BN conversion', total=len(batches), transient=True, disable=not is_main_process())
         with closing(bar) as progress:
             report = convert_batch_norm(

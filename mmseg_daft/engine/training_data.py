@@ -30,8 +30,7 @@ class TargetLoader:
         loader: The training loader, read for its data set, batch size, workers and collation.
         seed: Of shuffling and augmentation.
         num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one possibly short.
-        rank: This process, of ``world_size``.
-        world_size: The number of processes that share the pass.
+        rank, world_size: This process, and how many share the pass.
 
     Attributes:
         num_batches: Mini-batches over all ranks.
@@ -78,7 +77,6 @@ class TargetLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield this rank's mini-batches, and count the time."""
-        self.waited, self.rounds = 0.0, 0
         begin = start = time.perf_counter()
         try:
             for batch in self._loader:
@@ -97,11 +95,10 @@ class TargetLoader:
 
 
 def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks: Ranks | None) -> TargetLoader:
-    """Return this rank's ``TargetLoader``, made on all ranks or on none.
+    """Return this rank's ``TargetLoader``, made on all ranks or on none, which also found the same data.
 
     Raises:
-        ValueError: As ``TargetLoader``, or the ranks found different data.
-        RuntimeError: Another rank failed.
+        ValueError, RuntimeError: As ``TargetLoader``, the ranks found different data, or another rank failed.
     """
     if ranks is None:
         return TargetLoader(loader, seed, num_batches)
@@ -180,11 +177,7 @@ def _parts(data: Any) -> tuple[Tensor, Any]:
 
 
 def inner_datasets(dataset: Any) -> list[Any]:
-    """Return the data sets inside ConcatDataset, RepeatDataset and the like, of one's own kind; none of a plain one.
-
-    Args:
-        dataset: A data set, or the config of one.
-    """
+    """Return the data sets inside ConcatDataset, RepeatDataset and the like, or their configs; a plain one has none."""
     def part(name: str) -> Any:
         return dataset.get(name) if isinstance(dataset, dict) else getattr(dataset, name, None)
 
