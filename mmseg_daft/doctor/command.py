@@ -1,9 +1,10 @@
-"""Check a config before GPU hours are spent on it: one screen, and exit status 1 if the run would be wasted.
+"""Check a config before GPU hours are spent on it; exit status 1 on a problem.
 
     mmseg-daft doctor CONFIG [--cfg-options KEY=VALUE ...] [--gpus N] [--full]
 
-Checks versions, data, classes, pre-trained weights, batch, rates, hooks, conversion, one training forward and memory.
-It reads a sample of the data; --full reads all of it, downloads weights and runs the full crop.
+Checks versions, data, weights, classes, batch, rates, schedule, hooks, the
+conversion, one training forward and memory. It reads a sample of the data;
+--full reads all of it, downloads weights and runs the full crop.
 """
 
 from __future__ import annotations
@@ -34,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Examine the config, print the table, and return 1 if something would waste the run."""
     try:
-        import rich.progress
-
         from mmseg_daft.console import make_console, quiet
     except ImportError:  # then nothing else works, either: name what is missing in plain lines
         exam = Examination()
@@ -43,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
         for finding in exam.findings:
             print(finding.check, finding.verdict.value, finding.found, finding.fix, sep=' | ')
     else:
+        from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
         console = make_console(file=sys.stdout)
-        progress = rich.progress.Progress(
-            '{task.description}', rich.progress.BarColumn(), rich.progress.TimeRemainingColumn(), console=console,
-            transient=True, redirect_stdout=False, redirect_stderr=False)
+        progress = Progress('{task.description}', BarColumn(), TimeRemainingColumn(), console=console, transient=True,
+                            redirect_stdout=False, redirect_stderr=False)
         exam = Examination(progress)
         with progress if console.is_terminal else nullcontext(), quiet():
             examine(args, exam)
@@ -58,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(args: argparse.Namespace, exam: Examination) -> None:
     """Run all checks, each on what the ones before it made."""
-    mmseg_bases = args.config.is_file() and 'mmseg::' in args.config.read_text(errors='replace')
-    exam.check('versions', environment.check_versions, environment.installed_versions(), sys.version_info[:2],
-               mmseg_bases)
+    bases = args.config.is_file() and 'mmseg::' in args.config.read_text(errors='replace')
+    exam.check('versions', environment.check_versions, environment.installed_versions(), sys.version_info[:2], bases)
     exam.check('imports', environment.import_packages)
     cfg = None
     if not exam.failed('imports'):
         from mmseg_daft.doctor import data, step, training, weights
         from mmseg_daft.engine.configs import types_in
+
         cfg = exam.check('config', training.build_config, args.config, args.cfg_options)
     if cfg is None:
         exam.findings.append(skip('not checked, because of the problem above', check='the rest'))
@@ -79,7 +79,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     exam.check('classes', training.check_classes, cfg, model)
     exam.check('batch', training.check_batch, cfg, args.gpus)
     optimizer = exam.check('rates', training.check_rates, cfg, model)
-    exam.check('schedule', training.check_schedule, cfg)
+    exam.check('schedule', training.check_schedule, cfg, optimizer)
     exam.check('hooks', training.check_hooks, cfg)
     exam.check('conversion', training.check_conversion, cfg, model, 0 if train is None else len(train))
     usable = False if train is None or exam.failed('train data', 'classes') else train

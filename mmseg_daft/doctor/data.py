@@ -33,11 +33,7 @@ def check_data(
 ) -> Generator[Finding, None, Any]:
     """Build the data set of a loader, return it, and check each part: number of images, files, labels of a sample.
 
-    Args:
-        cfg: The config.
-        loader: Its key, such as ``train_dataloader``.
-        full: Read all labels, and name the classes that never occur.
-        track: Shows progress over items under a description.
+    With ``full``, all labels are read and classes that never occur are named. ``track`` shows progress over items.
 
     Raises:
         Problem: A folder or list that the config names is not there, or the pipeline does not load labels.
@@ -55,10 +51,9 @@ def check_data(
         spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
         sample = track([usable[i] for i in spread.astype(int)], 'reading files')
         findings = [*_file_findings(part, missing, broken), *_label_findings(part, sample, len(usable), full)]
-        failed = any(finding.verdict is Verdict.FAIL for finding in findings)
+        if any(finding.verdict is Verdict.FAIL for finding in findings):
+            findings.pop()  # the last one says what was read, as OK
         for finding in findings:
-            if finding.verdict is Verdict.OK and failed:
-                continue
             place = f'{_place(part)}: ' if len(parts) > 1 or finding.verdict is Verdict.OK else ''
             yield replace(finding, found=place + finding.found)
     return dataset
@@ -177,9 +172,6 @@ def _label_findings(dataset: Any, indices: Iterable[int], usable: int, full: boo
         reason = None if dataset.backend_args else why_unreadable(image)
         try:
             loaded = Compose(load)(info)
-            if reduced:
-                unmapped = dict(dataset.get_data_info(index), reduce_zero_label=False, label_map=None)
-                stored += np.bincount(Compose(load_stored)(unmapped)['gt_seg_map'].ravel(), minlength=256)[:256]
         except Exception as error:
             reason = reason or describe(error)
         if reason:
@@ -202,6 +194,9 @@ def _label_findings(dataset: Any, indices: Iterable[int], usable: int, full: boo
             outside[path] = strange
         if not present:
             blank.append(path)
+        if reduced:
+            unmapped = dict(dataset.get_data_info(index), reduce_zero_label=False, label_map=None)
+            stored += np.bincount(Compose(load_stored)(unmapped)['gt_seg_map'].ravel(), minlength=256)[:256]
 
     of = f'of {files} read'
     if unreadable:

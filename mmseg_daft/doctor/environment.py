@@ -39,14 +39,11 @@ def installed_versions() -> dict[str, str]:
 def check_versions(
     versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool = False,
 ) -> Iterator[Finding]:
-    """Compare versions with the combinations that are known to break.
+    """Compare installed versions, by package name, with the combinations that are known to break.
 
-    Args:
-        versions: The installed ones by package name, as :func:`installed_versions` returns them.
-        python: The interpreter's version.
-        mmseg_bases: Whether a base of the config begins with ``mmseg::``.
+    ``mmseg_bases`` says whether a base of the config begins with ``mmseg::``.
     """
-    problems = [*_missing(versions), *_mismatches(versions, python, mmseg_bases)]
+    problems = list(_version_problems(versions, python, mmseg_bases))
     yield from problems
     if all(problem.verdict is Verdict.WARN for problem in problems):
         shown = [f'{name} {version}' for name, version in versions.items() if name not in ('ftfy', 'regex')]
@@ -74,8 +71,7 @@ def import_packages() -> None:
 
 def has_compiled_ops() -> bool:
     """Return whether mmcv has its compiled extension, and not the stand-in for it."""
-    spec = importlib.util.find_spec('mmcv._ext')
-    return spec is not None and spec.loader is not None
+    return (spec := importlib.util.find_spec('mmcv._ext')) is not None and spec.loader is not None
 
 
 def check_ops(used: Collection[str], compiled: bool) -> Iterator[Finding]:
@@ -90,7 +86,7 @@ def check_ops(used: Collection[str], compiled: bool) -> Iterator[Finding]:
         yield ok(f'not compiled; this model needs none ({", ".join(NEEDS_OPS[:3])} and few others do)')
 
 
-def _missing(versions: Mapping[str, str]) -> Iterator[Finding]:
+def _version_problems(versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool) -> Iterator[Finding]:
     for name in ('torch', 'torchvision'):
         if name not in versions:
             yield fail(f'{name} is not installed.', 'pip install torch torchvision, both from one index')
@@ -105,12 +101,8 @@ def _missing(versions: Mapping[str, str]) -> Iterator[Finding]:
         if 'mmsegmentation' in versions and name not in versions:
             yield fail(f'{name} is not installed; mmsegmentation imports it without declaring it.',
                        f'pip install {name}')
-
-
-def _mismatches(versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool) -> Iterator[Finding]:
-    # (2, 11, 0) for '2.11.0+cpu'
-    number = {name: tuple(map(int, re.findall(r'\d+', re.match(r'\d+(?:\.\d+)*', version).group())))
-              for name, version in versions.items()}
+    # '2.11.0+cpu' is (2, 11, 0)
+    number = {name: tuple(map(int, re.match(r'[\d.]*\d', text).group().split('.'))) for name, text in versions.items()}
     torch, vision, mmseg = number.get('torch', ()), number.get('torchvision', ()), number.get('mmsegmentation', ())
     if () < mmseg < (1,):
         yield fail(f'mmsegmentation {versions["mmsegmentation"]} is of the 0.x series, whose configs differ.',

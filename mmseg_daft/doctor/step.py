@@ -88,12 +88,7 @@ def check_memory(
 
 
 def saved_bytes(run: Callable[[], Any], apart: Iterable[Tensor] = ()) -> tuple[Any, int]:
-    """Run something and return what it returns, and how many bytes it keeps for a backward pass.
-
-    Args:
-        run: What to run.
-        apart: Tensors that do not count, such as parameters.
-    """
+    """Run something; return its result and how many bytes it keeps for backward, apart from those of some tensors."""
     known = {tensor.untyped_storage().data_ptr() for tensor in apart}
     storages: dict[int, int] = {}
 

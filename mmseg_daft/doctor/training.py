@@ -24,7 +24,7 @@ from mmseg_daft.engine.configs import hook_of, hooks_of, leaf_datasets, read_con
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
 
-ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # eta_min, 0 by default
+ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # at eta_min, 0 by default
 
 
 def build_config(path: Path, options: Sequence[str]) -> Config:
@@ -114,10 +114,10 @@ def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
 
 
 def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optimizer]:
-    """Build the optimizer, return it, and compare the rates of its groups with the floors of the schedules.
+    """Build the optimizer, return it, and list its learning rates.
 
     Raises:
-        ValueError: DAFTOptimWrapperConstructor refuses its settings, or a floor lies above a rate.
+        ValueError: DAFTOptimWrapperConstructor refuses its settings.
     """
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     if type_name(wrapper) == 'AmpOptimWrapper':  # it may need a GPU that is not here
@@ -125,44 +125,51 @@ def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optim
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
     optimizer = build_optim_wrapper(model, wrapper).optimizer
-    # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
-    schedulers = [PARAM_SCHEDULERS.build({key: value for key, value in schedule.items()
-                                          if key != 'convert_to_iter_based'}, default_args=dict(optimizer=optimizer))
-                  for schedule in _schedules(cfg)]
-    groups = [{'part': 'optimizer', 'name': str(i), **group} for i, group in enumerate(optimizer.param_groups)]
-    refuse_floor_above_rate(groups, schedulers)
-    rates: dict[str, float] = {group['part']: group.get('initial_lr', group['lr']) for group in groups}
-    names = ', '.join(map(type_name, _schedules(cfg))) or 'no schedule'
-    yield ok(', '.join(f'{part} {rate:g}' for part, rate in rates.items()) + f'; {names}, floor below them')
+    rates: dict[str, float] = {group.get('part', 'optimizer'): group['lr'] for group in optimizer.param_groups}
+    yield ok(', '.join(f'{part} {rate:g}' for part, rate in rates.items()))
     return optimizer
 
 
-def check_schedule(cfg: Config) -> Iterator[Finding]:
-    """Compare where the schedules end with where the training ends."""
+def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
+    """Compare the floors of the schedules with the rates, and their ends with the training's.
+
+    Raises:
+        ValueError: A floor lies above a rate.
+    """
+    cfgs = cfg.get('param_scheduler') or []
+    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+    # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
+    schedulers = [PARAM_SCHEDULERS.build({key: value for key, value in c.items() if key != 'convert_to_iter_based'},
+                                         default_args=dict(optimizer=optimizer)) for c in cfgs]
+    groups = [{'part': 'optimizer', 'name': str(i), **group} for i, group in enumerate(optimizer.param_groups)]
+    refuse_floor_above_rate(groups, schedulers)
+    problems = []
     for by_epoch, key in ((False, 'max_iters'), (True, 'max_epochs')):
         length = cfg.train_cfg.get(key)
-        schedules = [s for s in _schedules(cfg) if s.get('by_epoch', True) is by_epoch and s.get('end')]
-        end = max((schedule['end'] for schedule in schedules), default=length)
+        ending = [c for c in cfgs if c.get('by_epoch', True) is by_epoch and c.get('end')]
+        end = max((c['end'] for c in ending), default=length)
         if not length or end == length:
             continue
-        floor, last = max((s.get('eta_min') or s.get('eta_min_ratio') or 0, type_name(s))
-                           for s in schedules if s['end'] == end)
+        floor, last = max((c.get('eta_min') or c.get('eta_min_ratio') or 0, type_name(c))
+                          for c in ending if c['end'] == end)
         idle = end < length and floor == 0 and last in ENDS_AT_FLOOR
         effect = ('the rate never gets there' if end > length else 'nothing is trained in the rest, at a rate of 0'
                   if idle else 'the rest runs at the last rate')
-        yield Finding(Verdict.FAIL if idle else Verdict.WARN,
-                      f'param_scheduler ends at {end}, training at {key}={length}: {effect}.',
-                      f'Set end={length} in param_scheduler.')
+        problems.append(Finding(Verdict.FAIL if idle else Verdict.WARN,
+                                f'param_scheduler ends at {end}, training at {key}={length}: {effect}.',
+                                f'Set end={length} in param_scheduler.'))
+    names = ', '.join(map(type_name, cfgs))
+    yield from problems or [ok(f'{names}: ends with the training, its floor below the rates' if names else 'none')]
 
 
 def check_hooks(cfg: Config) -> Iterator[Finding]:
     """Find every hook in the registry, and build those of this package, which the config has to import."""
     failures = []
     for hook in hooks_of(cfg):
-        kind = HOOKS.get(hook['type']) if isinstance(hook.get('type'), str) else hook.get('type')
+        name = hook.get('type')
+        kind = HOOKS.get(name) if isinstance(name, str) else name
         if kind is None:
-            failures.append(fail(f'Hook {hook.get("type")} is not registered.',
-                                 'Check its spelling, and custom_imports.'))
+            failures.append(fail(f'Hook {name} is not registered.', 'Check its spelling, and custom_imports.'))
         elif kind.__module__.startswith('mmseg_daft.'):
             try:
                 HOOKS.build(dict(hook))
@@ -204,11 +211,6 @@ def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Fin
                       'Name modules that hold others, or fine-tune without the conversion.')
     else:
         yield ok(found)
-
-
-def _schedules(cfg: Config) -> list[dict]:
-    schedules = cfg.get('param_scheduler') or []
-    return [schedules] if isinstance(schedules, dict) else list(schedules)
 
 
 def _number_of_classes(leaf: dict) -> int:

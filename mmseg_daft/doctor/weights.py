@@ -68,9 +68,8 @@ def locate(checkpoint: str) -> tuple[str, str]:
     if name not in urls:
         raise Problem(f'{checkpoint}: MMEngine knows no such model.', 'Give a path or a URL.')
     address = urls[name]
-    if not is_address(address):
-        return address, address
-    return address, os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(address).path))
+    downloaded = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(address).path))
+    return address, downloaded if is_address(address) else address
 
 
 def size_at(url: str) -> int | None:
@@ -114,8 +113,7 @@ def _check_file(
         yield fail(f'{what}: cannot be read. {describe(error)}', f'Remove {path} and get it again.'
                    if is_address(address) else 'Write or download the file again.')
         return
-    problem = matched.problem(min_share)
-    if problem:
+    if problem := matched.problem(min_share):
         yield fail(f'{what} does not match: {problem}',
                    'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
     else:

@@ -28,8 +28,8 @@ OK, WARN, FAIL, SKIP = Verdict
 def test_a_sound_config_has_every_check_and_no_problem(case, examine):
     exam = examine(case.write())
     assert exam.problems == 0 and not any(finding.verdict is SKIP for finding in exam.findings)
-    for check in ('versions', 'mmcv ops', 'train data', 'val data', 'weights', 'classes', 'batch', 'rates', 'hooks',
-                  'conversion', 'training step', 'GPU memory'):
+    for check in ('versions', 'mmcv ops', 'train data', 'val data', 'weights', 'classes', 'batch', 'rates',
+                  'schedule', 'hooks', 'conversion', 'training step', 'GPU memory'):
         assert exam.text(check, OK), check
     assert '53 of 53 batch-norm layers' in exam.text('conversion', OK)
     assert '265 tensors match (100%)' in exam.text('weights', OK)
@@ -227,7 +227,7 @@ def endless_loss(case):
      'model.decode_head.num_classes=21'),
     (learned_padding, 'classes', 'it would learn the padding', 'seg_pad_val=255'),
     (missing_package, 'model', 'HeadOfThatPackage', 'Install nowhere.models'),
-    (floor_above_rate, 'rates', 'eta_min=0.05, above backbone_lr=0.01', 'Set eta_min=0'),
+    (floor_above_rate, 'schedule', 'eta_min=0.05, above backbone_lr=0.01', 'Set eta_min=0'),
     (missing_rate, 'rates', 'paramwise_cfg lacks head_lr', 'head_lr=0.1'),
     (no_batch_norm, 'conversion', 'hold no batch-norm layer', 'fine-tune without the conversion'),
     (misspelt_modules, 'conversion', "no submodule 'backbone.layer5'", "'backbone.layer4'"),
