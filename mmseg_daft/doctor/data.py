@@ -17,7 +17,8 @@ from mmseg.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
-from mmseg_daft.engine.configs import leaf_datasets, type_name
+from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.training_data import leaf_datasets
 
 # How many images the released data sets have, by type and split.
 KNOWN = {

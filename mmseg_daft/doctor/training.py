@@ -20,9 +20,10 @@ from torch.optim import Optimizer
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.engine.configs import hook_of, hooks_of, leaf_datasets, read_config, type_name, types_in
+from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
+from mmseg_daft.engine.training_data import leaf_datasets
 
 ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # at eta_min, 0 by default
 

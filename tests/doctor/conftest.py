@@ -14,7 +14,7 @@ from support.small_runs import DAFT_VOC, small
 from mmseg_daft.console import quiet
 from mmseg_daft.doctor import command
 from mmseg_daft.doctor.finding import Examination, Verdict
-from mmseg_daft.engine.configs import leaf_datasets
+from mmseg_daft.engine.training_data import leaf_datasets
 
 
 class Findings(Examination):
