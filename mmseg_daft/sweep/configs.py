@@ -12,9 +12,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
 from mmseg_daft.engine import BNConversionHook
-from mmseg_daft.engine.configs import merge_options
+from mmseg_daft.engine.configs import read_config
+from mmseg_daft.files import write_atomically
 from mmseg_daft.sweep.held_out import hold_out
-from mmseg_daft.sweep.run_folder import write_whole
 from mmseg_daft.sweep.setup import Setup
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
@@ -31,12 +31,10 @@ def read(path: str, options: list[str]) -> Config:
     """
     if not Path(path).is_file():
         raise SystemExit(f'There is no config {path}.')
-    cfg = Config.fromfile(path)
     try:
-        merge_options(cfg, options)
+        return read_config(path, options)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SystemExit(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error}).') from error
-    return cfg
 
 
 def iterations_of(cfg: Config, path: str) -> int:
@@ -80,7 +78,7 @@ def freeze(setup: Setup, folder: Path) -> None:
         selecting = copy.deepcopy(cfg)
         select_by_held_out(setup, folder, selecting)
         for name, frozen in (('report', report), ('select', selecting)):
-            write_whole(folder / 'configs' / f'{method}-{name}.py', frozen.pretty_text)
+            write_atomically(folder / 'configs' / f'{method}-{name}.py', frozen.pretty_text)
 
 
 def check(setup: Setup, method: str, cfg: Config) -> None:
@@ -152,7 +150,7 @@ def select_by_held_out(setup: Setup, folder: Path, cfg: Config) -> None:
             if path.is_file() and path.read_text() != text:
                 raise SystemExit(f'{path} was written for other images: the methods have different training sets, or '
                                  'the data set has changed since. Name another folder.')
-            write_whole(path, text)
+            write_atomically(path, text)
             dataset.ann_file = str(path)
         held_parts.append(held_part)
     whole = held_parts[0] if len(held_parts) == 1 else ConfigDict(type='ConcatDataset', datasets=held_parts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft import sweep
+import mmseg_daft
 from mmseg_daft.sweep.job import PATIENCE, SIGNAL, TrainJob
 from mmseg_daft.sweep.process_tree import ask_until_it_ends
 from mmseg_daft.sweep.run_folder import RunFolder
@@ -61,7 +61,7 @@ class Executor:
                 raise SystemExit(f'{self.parallel} runs at a time on {self.gpus_per_run} GPUs each need {wanted}, and '
                                  f'{len(self.gpus)} are visible here: name a smaller --parallel, or plan with another '
                                  '--gpus-per-run (0: the CPU).')
-        cloudpickle.register_pickle_by_value(sweep)  # jobs start without importing mmseg
+        cloudpickle.register_pickle_by_value(mmseg_daft)  # jobs start without importing mmseg
         self.submitit = submitit
 
     def in_queue(self) -> set[str] | None:

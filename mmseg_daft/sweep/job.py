@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.sweep import training_output as output
+from mmseg_daft import run_output as output
+from mmseg_daft.files import mend_last_checkpoint
 from mmseg_daft.sweep.process_tree import ask, ask_until_it_ends
 from mmseg_daft.sweep.revision import revision, revisions
 from mmseg_daft.sweep.run_folder import RunFolder
@@ -21,10 +23,6 @@ STOPPED = 75
 SIGNAL = signal.SIGUSR2
 PATIENCE = 240
 """Seconds for saving a checkpoint: less than Slurm gives before the end of a job."""
-
-
-class RunFailedError(RuntimeError):
-    """A training failed; the message holds the end of its log."""
 
 
 @dataclass
@@ -88,7 +86,7 @@ class TrainJob:
     def _train(self, run: RunFolder, lock: int) -> str:
         description = run.description()
         iterations, metric = description['iterations'], description['metric']
-        output.mend_last_checkpoint(run.work_dir)
+        mend_last_checkpoint(run.work_dir)
         self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir),
                                          self.ticket)
         if 'code' in description:
@@ -102,7 +100,8 @@ class TrainJob:
             tested = checkpoint is not None and metrics is None
             if tested:  # the end came between the last iteration and its validation
                 status = self._run(run, [*description['test_command'], str(checkpoint)], lock)
-                metrics = output.tested_metrics(run.path / 'test', metric)
+                with suppress(FileNotFoundError):
+                    metrics = output.test_metrics(run.path / 'test', metric)
         except KeyboardInterrupt:
             run.end_attempt(self.attempt, 'stopped')
             raise
@@ -125,7 +124,7 @@ class TrainJob:
                 seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
                 revision=revisions(run.attempts()), tested=tested, **_environment()))
         if outcome == 'failed':
-            raise RunFailedError(f'Exit status {status}. The end of {run.log}:\n\n{_tail(run.log)}')
+            raise output.failure(status, run.log)
         return outcome
 
     def _run(self, run: RunFolder, command: list[str], lock: int) -> int:
@@ -180,7 +179,3 @@ def _environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return dict(host=os.uname().nodename, job=_job_id(), versions=versions)
-
-
-def _tail(log: Path, lines: int = 25) -> str:
-    return '\n'.join(log.read_text(encoding='utf-8', errors='replace').splitlines()[-lines:])

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmseg_daft.files import read_json, write_atomically
 from mmseg_daft.sweep.decision import Decision, Seen, decide_by_looking
 from mmseg_daft.sweep.executor import Executor
-from mmseg_daft.sweep.run_folder import read_json, write_whole
 from mmseg_daft.sweep.setup import Setup, describe, look
 
 MOST_REFUSALS = 3
@@ -42,7 +42,7 @@ def run_sweep(
     """
     refusals = 0
     with locked(folder):
-        write_whole(folder / 'patience.json', [max_failures, accept_missing])
+        write_atomically(folder / 'patience.json', [max_failures, accept_missing])
         while True:
             queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
             remark = 'Slurm does not answer: waiting for it' if queue is None else ''

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from mmseg_daft.files import read_json, write_atomically
+from mmseg_daft.run_output import final_checkpoint
 from mmseg_daft.sweep.decision import Decision
 from mmseg_daft.sweep.executor import Executor
 from mmseg_daft.sweep.run import REPORT, Run
-from mmseg_daft.sweep.run_folder import RunFolder, read_json, write_whole
+from mmseg_daft.sweep.run_folder import RunFolder
 from mmseg_daft.sweep.setup import Setup, command_of
-from mmseg_daft.sweep.training_output import final_checkpoint
 
 
 def probe(setup: Setup, folder: Path, executor: Executor, runs: dict[str, Run], iterations: int) -> None:
@@ -52,7 +53,7 @@ def probe(setup: Setup, folder: Path, executor: Executor, runs: dict[str, Run], 
         seconds = result['seconds_per_iteration']
         results[method] = dict(seconds_per_iteration=seconds, iterations=iterations,
                                seconds_around=max(0.0, result['seconds'] - iterations * seconds))
-    write_whole(folder / 'probe.json', results)
+    write_atomically(folder / 'probe.json', results)
 
 
 def plan_table(setup: Setup, folder: Path, decision: Decision) -> tuple[Table, str]:

@@ -11,24 +11,8 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from mmseg_daft.files import read_json, write_atomically
 from mmseg_daft.sweep.decision import Seen
-
-
-def write_whole(path: Path, content: Any) -> None:
-    """Write JSON, or a text, such that a reader or a crash meets the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{socket.gethostname()}.{os.getpid()}')
-    part.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + '\n', encoding='utf-8')
-    os.replace(part, path)
-
-
-def read_json(path: Path) -> Any:
-    """Return a file's content, or None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        return None
-
 
 WAYS = {'command', 'test_command', 'directory', 'revision', 'code'}
 """What may change of a run's description: another spelling of the interpreter or a moved checkout is no other run."""
@@ -63,14 +47,14 @@ class RunFolder:
         content = json.loads(json.dumps(content))
         before = read_json(self.path / 'run.json')
         if before is None:
-            write_whole(self.path / 'run.json', content)
+            write_atomically(self.path / 'run.json', content)
             return
         differs = sorted(key for key in {*before, *content} - WAYS if before.get(key) != content.get(key))
         if differs:
             raise ValueError(f'{self.path} holds another run: it differs in {", ".join(differs)}. '
                              'Plan into another folder.')
         if before != content:
-            write_whole(self.path / 'run.json', content)
+            write_atomically(self.path / 'run.json', content)
 
     def description(self) -> dict[str, Any]:
         """Return what the run is."""
@@ -78,7 +62,7 @@ class RunFolder:
 
     def submitted(self, job: str, executor: str, ticket: str) -> None:
         """Note a job that is to train this run, and the ticket that it carries."""
-        write_whole(self.path / 'submissions' / f'{len(self.submissions()) + 1:04d}.json',
+        write_atomically(self.path / 'submissions' / f'{len(self.submissions()) + 1:04d}.json',
                     dict(job=job, executor=executor, ticket=ticket, time=time.time()))
 
     def submissions(self) -> list[dict[str, Any]]:
@@ -92,7 +76,7 @@ class RunFolder:
 
     def excuse(self, ticket: str) -> None:
         """Note that a job has nothing to do, or shall do nothing: that it makes no attempt is no failure."""
-        write_whole(self.path / 'busy' / ticket, '')
+        write_atomically(self.path / 'busy' / ticket, '')
 
     def result(self) -> dict[str, Any] | None:
         """Return the result."""
@@ -100,7 +84,7 @@ class RunFolder:
 
     def write_result(self, content: dict[str, Any]) -> None:
         """Write the result: the run has ended."""
-        write_whole(self.path / 'result.json', content)
+        write_atomically(self.path / 'result.json', content)
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the starts, in order."""
@@ -109,7 +93,7 @@ class RunFolder:
     def begin_attempt(self, job: str, iteration: int, ticket: str = '') -> Path:
         """Note a start, from an iteration; return the note's path for ``end_attempt``."""
         path = self.path / 'attempts' / f'{len(self.attempts()) + 1:04d}.json'
-        write_whole(path, dict(started=time.time(), host=socket.gethostname(), pid=os.getpid(), job=job,
+        write_atomically(path, dict(started=time.time(), host=socket.gethostname(), pid=os.getpid(), job=job,
                                ticket=ticket, iteration=iteration, outcome=None))
         return path
 
@@ -121,7 +105,7 @@ class RunFolder:
     @staticmethod
     def note(path: Path, **more: Any) -> None:
         """Note more of a start, such as the process that trains."""
-        write_whole(path, {**read_json(path), **more})
+        write_atomically(path, {**read_json(path), **more})
 
     def lock(self, seconds: float = 2) -> int | None:
         """Take the lock and return its file descriptor, or None where another process holds it.

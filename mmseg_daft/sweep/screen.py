@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mmseg_daft.files import read_json
+from mmseg_daft.run_output import iterations_done, seconds_per_iteration
 from mmseg_daft.sweep.decision import Decision, Seen
 from mmseg_daft.sweep.run import Run
-from mmseg_daft.sweep.run_folder import read_json
 from mmseg_daft.sweep.setup import Setup, run_folder
-from mmseg_daft.sweep.training_output import iteration_of, seconds_per_iteration
 
 MOST_RUNNING = 8
 STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
@@ -37,7 +37,7 @@ def screen(
                       _best(runs, seen))
     lines: list[RenderableType] = [Text(str(folder), style='bold'), table]
     running = [run for run in decision.runs if states[run.name] == 'running']
-    progress = {run.name: iteration_of(run_folder(folder, run).work_dir) for run in running}
+    progress = {run.name: iterations_done(run_folder(folder, run).work_dir) for run in running}
     for run in running[:MOST_RUNNING]:
         lines.append(Text(f'  {progress[run.name]:>6} of {setup.sweep.iterations}  {run.name}'))
     if len(running) > MOST_RUNNING:

@@ -8,11 +8,12 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmseg_daft.files import read_json, write_atomically
+from mmseg_daft.run_output import final_checkpoint
 from mmseg_daft.sweep.decision import Seen
 from mmseg_daft.sweep.run import REPORT, Run
-from mmseg_daft.sweep.run_folder import RunFolder, read_json, write_whole
+from mmseg_daft.sweep.run_folder import RunFolder
 from mmseg_daft.sweep.sweep import Sweep
-from mmseg_daft.sweep.training_output import final_checkpoint
 
 TOOLS = Path(__file__).resolve().parent
 OF_THE_DAY = ('revision', 'directory')
@@ -53,14 +54,14 @@ class Setup:
         self.check_folder(folder)
         content, before = json.loads(json.dumps(self._content())), read_json(folder / 'sweep.json')
         if before is None:
-            write_whole(folder / 'sweep.json', content)
+            write_atomically(folder / 'sweep.json', content)
             return
         differs = sorted(key for key in content if before.get(key) != content[key] and key not in OF_THE_DAY)
         if differs:
             raise SystemExit(f'{folder} holds another sweep: it differs in {", ".join(differs)}. Name another folder, '
                              'or remove this one.')
         if not Path(before.get('directory', '.')).is_dir():  # it has moved
-            write_whole(folder / 'sweep.json', {**before, 'directory': self.directory})
+            write_atomically(folder / 'sweep.json', {**before, 'directory': self.directory})
 
     @staticmethod
     def check_folder(folder: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from mmseg_daft.files import write_atomically
+from mmseg_daft.run_output import iterations_done
 from mmseg_daft.sweep.commands import again, commands
 from mmseg_daft.sweep.curves import draw_curves
 from mmseg_daft.sweep.decision import Seen
@@ -15,10 +17,8 @@ from mmseg_daft.sweep.executor import known_queue
 from mmseg_daft.sweep.loop import observe, patience
 from mmseg_daft.sweep.results import method_results, number, seeds, to_csv, to_latex, to_markdown
 from mmseg_daft.sweep.run import REPORT, Run
-from mmseg_daft.sweep.run_folder import write_whole
 from mmseg_daft.sweep.screen import state_of
 from mmseg_daft.sweep.setup import Setup, run_folder
-from mmseg_daft.sweep.training_output import iteration_of
 
 
 def write_results(setup: Setup, folder: Path, console: Console) -> list[str]:
@@ -40,11 +40,11 @@ def write_results(setup: Setup, folder: Path, console: Console) -> list[str]:
     if len(codes) > 1:
         note += f'\n**Mixed code**: these runs were trained with {", ".join(codes)}; runs.csv says which with which.\n'
         console.print(f'mixed code: {", ".join(codes)}', style='yellow', highlight=False, soft_wrap=True)
-    write_whole(place / 'runs.csv', to_csv(rows))
-    write_whole(place / 'table.md', to_markdown(results, metric) + note)
-    write_whole(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
-    write_whole(place / 'commands.sh', commands(rows))
-    write_whole(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
+    write_atomically(place / 'runs.csv', to_csv(rows))
+    write_atomically(place / 'table.md', to_markdown(results, metric) + note)
+    write_atomically(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
+    write_atomically(place / 'commands.sh', commands(rows))
+    write_atomically(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
     draw_curves(rows, {key: run.rates for key, run in decision.winners.items()}, metric, place / 'curves.png')
     for result in results:
         console.print(f'{result.method:<18}{metric} {number(result, "±"):<16} seeds: {seeds(result)}, backbone_lr '
@@ -64,7 +64,7 @@ def row_of(setup: Setup, folder: Path, run: Run, seen: Seen) -> dict[str, Any]:
         name=run.name, state=state_of(folder, run, seen), method=run.method, stage=run.stage,
         backbone_lr=run.backbone_lr, head_lr=run.head_lr, seed=run.seed, start=run.start.name if run.start else None,
         metric=setup.sweep.metric, value=result.get('value'), split='test' if run.stage == REPORT else 'held-out',
-        iterations=setup.sweep.iterations, iteration=result.get('iteration') or iteration_of(place.work_dir),
+        iterations=setup.sweep.iterations, iteration=result.get('iteration') or iterations_done(place.work_dir),
         failures=place.failures(seen.active),
         gpu_hours=round(result['seconds'] * max(1, setup.gpus_per_run) / 3600, 4) if result else None,
         gpus=setup.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=result.get('revision'),
