@@ -7,55 +7,54 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.sweep.results import PAPER
+from mmseg_daft.sweep.decision import Decision, Seen
+from mmseg_daft.sweep.protocol import REPORT, Run
 
-# Okabe and Ito's blue and vermilion: told apart by colour-blind eyes and, as one is much darker, in grey.
+PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
+         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT'}
+"""The methods' names in the paper, in its order."""
+# Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
 LINE, BEST = '#0072B2', '#D55E00'
 
 
-def draw_curves(
-    rows: Sequence[Mapping[str, Any]], winners: Mapping[tuple[str, str], tuple[float, float]], metric: str,
-    path: Path,
-) -> None:
+def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path: Path) -> None:
     """Draw the steps of every method into one picture.
 
     Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
     A step's panel also shows the earlier runs at the rate that it holds fixed: they compete, too.
 
     Args:
-        rows: Of the runs, as of ``results.COLUMNS``.
-        winners: ``backbone_lr`` and ``head_lr`` by method and step.
+        decision: The runs, and those that won.
+        seen: What is known of each run, by name.
         metric: Its name.
         path: Of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = list(dict.fromkeys((row['method'], row['stage']) for row in rows if row['stage'] != 'report'))
-    if not panels:
-        return
+    selecting = [run for run in decision.runs if run.stage != REPORT]
+    panels = list(dict.fromkeys((run.method, run.stage) for run in selecting))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
     FigureCanvasAgg(figure)
-    values = [row['value'] for row in rows if row['stage'] != 'report' and row['value'] is not None]
-    low, high = (min(values), max(values)) if values else (0, 1)
-    margin = 0.08 * (high - low) or 1
-    for number, (method, stage) in enumerate(panels):
-        axes = figure.add_subplot(lines, columns, number + 1)
-        here = [row for row in rows if (row['method'], row['stage']) == (method, stage)]
-        swept = 'head_lr' if len({row['backbone_lr'] for row in here}) == 1 else 'backbone_lr'
-        both = swept == 'backbone_lr' and all(row['backbone_lr'] == row['head_lr'] for row in here)
-        fixed = 'head_lr' if swept == 'backbone_lr' else 'backbone_lr'
+    values = [seen[run.name].value for run in selecting if seen[run.name].value is not None] or [0, 1]
+    margin = 0.08 * (max(values) - min(values)) or 1
+    for number, (method, stage) in enumerate(panels, start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        here = [run for run in selecting if (run.method, run.stage) == (method, stage)]
+        swept, fixed = 'backbone_lr', 'head_lr'
+        if len({run.backbone_lr for run in here}) == 1:
+            swept, fixed = fixed, swept
+        held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
         if not both:
-            here += [row for row in rows if row['method'] == method and row['stage'] < stage
-                     and row['stage'] != 'report' and row[fixed] == here[0][fixed]]
-        _panel(axes, here, swept, low - margin)
-        _mark_winner(axes, here, winners.get((method, stage)), swept)
+            here += [run for run in selecting
+                     if run.method == method and run.stage < stage and getattr(run, fixed) == held]
+        _draw_panel(axes, here, seen, swept, decision.winners.get((method, stage)), min(values) - margin)
         axes.set_xscale('log')
-        axes.set_ylim(low - 1.8 * margin, high + 1.8 * margin)
-        held = '' if both else f', {fixed} {here[0][fixed]:g}'
-        axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}{held}', fontsize=10)
+        axes.set_ylim(min(values) - 1.8 * margin, max(values) + 1.8 * margin)
+        axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}'
+                       f'{"" if both else f", {fixed} {held:g}"}', fontsize=10)
         axes.set_xlabel('both rates' if both else swept, fontsize=9)
         axes.set_ylabel(f'{metric} % on the held-out images', fontsize=8)
         axes.grid(True, color='0.9', linewidth=0.6)
@@ -66,29 +65,21 @@ def draw_curves(
     figure.savefig(path, dpi=150)
 
 
-def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], swept: str, bottom: float) -> None:
-    by_rate: dict[float, list[float]] = {}
-    for row in rows:
-        if row['value'] is not None:
-            by_rate.setdefault(row[swept], []).append(row['value'])
-    rates = sorted(by_rate)
-    axes.plot(rates, [statistics.fmean(by_rate[rate]) for rate in rates], '-', color=LINE, linewidth=1.5)
-    axes.plot([rate for rate in rates for _ in by_rate[rate]], [v for rate in rates for v in by_rate[rate]], 'o',
-              color=LINE, markersize=4)
-    diverged = sorted({row[swept] for row in rows if row['state'] == 'diverged'})
-    axes.plot(diverged, [bottom] * len(diverged), 'x', color='black', markersize=7, markeredgewidth=1.8)
+def _draw_panel(
+    axes: Any, runs: Sequence[Run], seen: Mapping[str, Seen], swept: str, winner: Run | None, bottom: float,
+) -> None:
+    points = [(getattr(run, swept), seen[run.name].value) for run in runs if seen[run.name].value is not None]
+    rates = sorted({rate for rate, _ in points})
+    means = [statistics.fmean(value for other, value in points if other == rate) for rate in rates]
+    axes.plot(rates, means, '-', color=LINE, linewidth=1.5)
+    axes.plot([rate for rate, _ in points], [value for _, value in points], 'o', color=LINE, markersize=4)
+    diverged = {getattr(run, swept) for run in runs if seen[run.name].diverged}
+    axes.plot([*diverged], [bottom] * len(diverged), 'x', color='black', markersize=7, markeredgewidth=1.8)
     for rate in diverged:
         axes.annotate('diverged', (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7)
-
-
-def _mark_winner(
-    axes: Any, rows: Sequence[Mapping[str, Any]], won: tuple[float, float] | None, swept: str,
-) -> None:
-    best = [row for row in rows if (row['backbone_lr'], row['head_lr']) == won and row['value'] is not None]
-    if not best:
-        return
-    mean = statistics.fmean(row['value'] for row in best)
-    axes.plot([best[0][swept]], [mean], '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
-    axes.annotate(f'{mean:.2f}', (best[0][swept], mean), xytext=(0, 9), textcoords='offset points', ha='center',
-                  fontsize=8, fontweight='bold')
-
+    best = [seen[run.name].value for run in runs if winner and run.rates == winner.rates]
+    if winner and best:
+        star = getattr(winner, swept), statistics.fmean(best)
+        axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
+        axes.annotate(f'{star[1]:.2f}', star, xytext=(0, 9), textcoords='offset points', ha='center', fontsize=8,
+                      fontweight='bold')

@@ -1,16 +1,28 @@
-"""What a sweep found: one row per run, one per method, and what is missing."""
+"""Write what a sweep found: runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
-         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT'}
+from rich.console import Console
+
+from mmseg_daft.files import write_atomically
+from mmseg_daft.run_output import iterations_done
+from mmseg_daft.sweep.curves import PAPER, draw_curves
+from mmseg_daft.sweep.decision import Seen
+from mmseg_daft.sweep.executor import known_queue
+from mmseg_daft.sweep.folder import SweepFolder
+from mmseg_daft.sweep.protocol import REPORT, Run
+from mmseg_daft.sweep.screen import narrow_table
+
 COLUMNS = ('name', 'state', 'method', 'stage', 'backbone_lr', 'head_lr', 'seed', 'start', 'metric', 'value', 'split',
            'iterations', 'iteration', 'failures', 'gpu_hours', 'gpus', 'host', 'job', 'revision', 'versions', 'config',
            'checkpoint', 'command')
@@ -24,7 +36,7 @@ class MethodResult:
         method: As in ``protocols()``.
         rates: ``backbone_lr`` and ``head_lr`` that won.
         values: The metric by seed.
-        absent: Why a seed has none, by seed.
+        absent: The state of the seeds without one.
     """
 
     method: str
@@ -39,21 +51,38 @@ class MethodResult:
 
     @property
     def deviation(self) -> float | None:
-        """The sample standard deviation (n - 1); one seed has none."""
+        """The sample standard deviation (n - 1), ``None`` for one seed."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
+    def cells(self, plus_minus: str = '±') -> tuple[str, str, str, str, str]:
+        """Return the method's name, mean and standard deviation, seeds and both rates as texts."""
+        number = '--' if self.mean is None else f'{self.mean:.2f}'
+        number += '' if self.deviation is None else f' {plus_minus} {self.deviation:.2f}'
+        absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(self.absent.items()))
+        total = len(self.values) + len(self.absent)
+        seeds = f'{len(self.values)} of {total} ({absent})' if absent else str(total)
+        return PAPER.get(self.method, self.method), number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
 
-def method_results(rows: Iterable[Mapping[str, Any]]) -> list[MethodResult]:
-    """Return the reported results from rows as of ``COLUMNS``, in the paper's order."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row['stage'] == 'report':
-            groups.setdefault(row['method'], []).append(row)
+
+def method_results(
+    runs: Iterable[Run], seen: Mapping[str, Seen], states: Mapping[str, str],
+) -> list[MethodResult]:
+    """Return the reported results in the paper's order.
+
+    Args:
+        runs: Also those that are not reported.
+        seen: What is known of each run, by name.
+        states: As in ``SweepFolder.state``, by name.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.stage == REPORT:
+            groups.setdefault(run.method, []).append(run)
     order = [*(method for method in PAPER if method in groups), *sorted(set(groups) - set(PAPER))]
     return [MethodResult(
-        method, (groups[method][0]['backbone_lr'], groups[method][0]['head_lr']),
-        {row['seed']: row['value'] for row in groups[method] if row['state'] == 'done'},
-        {row['seed']: row['state'] for row in groups[method] if row['state'] != 'done'}) for method in order]
+        method, groups[method][0].rates,
+        {run.seed: seen[run.name].value for run in groups[method] if states[run.name] == 'done'},
+        {run.seed: states[run.name] for run in groups[method] if states[run.name] != 'done'}) for method in order]
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -67,35 +96,109 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def to_markdown(results: list[MethodResult], metric: str) -> str:
     """Return the table in Markdown."""
-    lines = [f'| method | {metric} % | seeds | backbone_lr | head_lr |', '|---|---|---|---|---|']
-    lines += [f'| {PAPER.get(r.method, r.method)} | {number(r, "±")} | {seeds(r)} | {r.rates[0]:g} | {r.rates[1]:g} |'
-              for r in results]
-    return '\n'.join(lines) + '\n'
+    rows = [('method', f'{metric} %', 'seeds', 'backbone_lr', 'head_lr'), ('---',) * 5, *(r.cells() for r in results)]
+    return ''.join(f'| {" | ".join(row)} |\n' for row in rows).replace('| --- | --- | --- | --- | --- |',
+                                                                       '|---|---|---|---|---|')
 
 
 def to_latex(results: list[MethodResult], metric: str) -> str:
     """Return the table in LaTeX (package booktabs), the best in bold as in the paper's Table 3."""
-    means = [round(r.mean, 2) for r in results if r.mean is not None and not r.absent]
+    means = {r.method: round(r.mean, 2) for r in results if r.mean is not None and not r.absent}
     lines = [r'\begin{tabular}{lrrrr}', r'\toprule', rf'Method & {metric} (\%) & Seeds & $\eta_\theta$ & $\eta_w$ \\',
              r'\midrule']
-    for r in results:
-        text = number(r, r'$\pm$')
-        if r.mean is not None and not r.absent and round(r.mean, 2) == max(means):
-            text = rf'\textbf{{{text}}}'
-        lines.append(rf'{PAPER.get(r.method, r.method)} & {text} & {seeds(r)} & {r.rates[0]:g} & {r.rates[1]:g} \\')
+    for result in results:
+        name, number, *others = result.cells(r'$\pm$')
+        if result.method in means and means[result.method] == max(means.values()):
+            number = rf'\textbf{{{number}}}'
+        lines.append(' & '.join([name, number, *others]) + r' \\')
     return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}']) + '\n'
 
 
-def number(result: MethodResult, plus_minus: str) -> str:
-    """Return mean and standard deviation as text."""
-    if result.mean is None:
-        return '--'
-    deviation = result.deviation
-    return f'{result.mean:.2f}' + ('' if deviation is None else f' {plus_minus} {deviation:.2f}')
+def write_results(folder: SweepFolder, console: Console) -> list[str]:
+    """Write all files into ``DIR/results``, print the table and return what is missing."""
+    decision, seen = folder.look(known_queue())
+    states = {run.name: folder.state(run, seen[run.name]) for run in decision.runs}
+    rows = [row_of(folder, run, seen[run.name], states[run.name]) for run in decision.runs]
+    results, place, metric = method_results(decision.runs, seen, states), folder.path / 'results', folder.sweep.metric
+    missing = [f'{row["name"]}: {row["state"]}, at iteration {row["iteration"]} of {row["iterations"]}' for row in rows
+               if row['state'] not in ('done', 'diverged')]
+    missing += [f'{row["name"]}: diverged, so its seed is not in the mean' for row in rows
+                if row['stage'] == REPORT and row['state'] == 'diverged']
+    missing += [f'{method}: not reported yet' for method in folder.sweep.order()
+                if method not in {result.method for result in results}]
+    note = (f'\n{metric} of the final model on the test set of each config, mean ± standard deviation over seeds; '
+            f'rates selected on {folder.held_out:g} of the training images, held out.\n')
+    if missing:
+        note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
+    codes = sorted({code for row in rows if row['revision'] for code in row['revision'].split(', ')})
+    if len(codes) > 1:
+        note += f'\n**Mixed code**: these runs were trained with {", ".join(codes)}; runs.csv says which with which.\n'
+    write_atomically(place / 'runs.csv', to_csv(rows))
+    write_atomically(place / 'table.md', to_markdown(results, metric) + note)
+    write_atomically(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
+    write_atomically(place / 'commands.sh', retrain_script(rows))
+    write_atomically(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
+    draw_curves(decision, seen, metric, place / 'curves.png')
+    table = narrow_table(['method', f'{metric} %', 'backbone_lr', 'head_lr'], ['seeds'])
+    for result in results:
+        _, number, seeds, *rates = result.cells()
+        table.add_row(result.method, number, *rates, seeds)
+    console.print(table)
+    if len(codes) > 1:
+        console.print(f'mixed code: {", ".join(codes)}', style='yellow', markup=False)
+    for line in missing:
+        console.print(f'missing: {line}', style='yellow', markup=False)
+    console.print('Written: runs.csv, table.md, table.tex, curves.png, commands.sh and missing.txt in')
+    console.print(str(place), markup=False, soft_wrap=True)
+    return missing
 
 
-def seeds(result: MethodResult) -> str:
-    """Return how many seeds there are, and what is with those that are not."""
-    absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(result.absent.items()))
-    total = len(result.values) + len(result.absent)
-    return str(total) if not absent else f'{len(result.values)} of {total} ({absent})'
+def row_of(folder: SweepFolder, run: Run, seen: Seen, state: str) -> dict[str, Any]:
+    """Return a run's row of ``runs.csv``."""
+    place, gpus = folder.run_folder(run), max(1, folder.gpus_per_run)
+    described, result = place.description(), place.result() or {}
+    return dict(
+        name=run.name, state=state, method=run.method, stage=run.stage, backbone_lr=run.backbone_lr,
+        head_lr=run.head_lr, seed=run.seed, start=run.start.name if run.start else None, metric=folder.sweep.metric,
+        value=result.get('value'), split='test' if run.stage == REPORT else 'held-out',
+        iterations=folder.sweep.iterations, iteration=result.get('iteration') or iterations_done(place.work_dir),
+        failures=place.failures(seen.active), gpu_hours=round(result['seconds'] * gpus / 3600, 4) if result else None,
+        gpus=folder.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=result.get('revision'),
+        versions=json.dumps(result['versions']) if result else None, config=folder.configs[run.method],
+        checkpoint=result.get('checkpoint'),
+        command=retrain_command(described, result, run.name) if described else None)
+
+
+def retrain_command(described: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:
+    """Return a shell command that trains a run again into ``$OUT/NAME``, and tests it where that made the number.
+
+    It starts where the sweep was planned, since relative paths do, and resumes nothing.
+
+    Args:
+        described: The run's ``run.json``.
+        result: Its ``result.json``, empty before there is one.
+        name: The run's.
+    """
+    def into(place: str, command: list[str]) -> str:
+        at = command.index('--work-dir') + 1
+        return f'{shlex.join(command[:at])} {place} {shlex.join(command[at + 1:])}'.rstrip()
+
+    place = f'"$OUT"/{shlex.quote(name)}'
+    parts = [f'cd {shlex.quote(described.get("directory") or ".")}',
+             into(place, [word for word in described['command'] if word != '--resume'])]
+    if result.get('tested'):
+        checkpoint = f'{place}/{Path(result["checkpoint"]).name}'
+        parts.append(f'{into(f"{place}/test", described["test_command"])} {checkpoint}')
+    return f'({" && ".join(parts)})'
+
+
+def retrain_script(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a script with the command behind each number."""
+    lines = ['#!/usr/bin/env bash', '# The command behind each number, into a folder of its own in OUT.', 'set -e',
+             'OUT=$(realpath -m "${OUT:?Name a new folder: OUT=FOLDER}")']
+    for row in rows:
+        if row['command']:
+            value = '' if row['value'] is None else f', {row["metric"]} {row["value"]:.2f} ({row["split"]})'
+            lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {row["revision"] or "unknown"}',
+                      row['command']]
+    return '\n'.join(lines) + '\n'

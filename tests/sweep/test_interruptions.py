@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_daft.sweep.decision import decide_by_looking
-from mmseg_daft.sweep.protocol import Protocol, Step
-from mmseg_daft.sweep.run_folder import RunFolder
-from mmseg_daft.sweep.sweep import Sweep
+from mmseg_daft.sweep.folder import RunFolder
+from mmseg_daft.sweep.protocol import Protocol, Step, Sweep
 
 MAX_FAILURES = 2
 SWEEP = Sweep({

@@ -14,8 +14,8 @@ import pytest
 
 import mmseg_daft
 from mmseg_daft.run_output import RunFailedError
+from mmseg_daft.sweep.folder import RunFolder
 from mmseg_daft.sweep.job import TrainJob
-from mmseg_daft.sweep.run_folder import RunFolder
 
 WRITE = '''
 import json, os, pathlib, signal, sys, time
@@ -63,7 +63,9 @@ def test_the_code_that_trained_is_noted_with_each_start(run, tmp_path):
 
     (tmp_path / 'code').mkdir()
     git('init', '-q')
-    git('-c', 'user.name=x', '-c', 'user.email=x', 'commit', '-q', '--allow-empty', '-m', 'one')
+    (tmp_path / 'code' / 'code.py').touch()
+    git('add', 'code.py')
+    git('-c', 'user.name=x', '-c', 'user.email=x', 'commit', '-q', '-m', 'one')
     place = run("if len((work / 'starts').read_text()) == 1: save(2); sys.exit(75)\n" + DONE)
     place.describe(dict(place.description(), code=str(tmp_path / 'code')))
     one = git('rev-parse', '--short=12', 'HEAD')
@@ -239,6 +241,6 @@ def test_another_run_in_the_same_folder_is_refused(run):
     moved = dict(described, command=['elsewhere/python'], directory='elsewhere')
     place.describe(moved)
     assert place.description() == moved
-    with pytest.raises(ValueError, match=r'differs in iterations\. Plan into another folder'):
+    with pytest.raises(SystemExit, match=r'differs in iterations\. Plan into another folder'):
         place.describe(dict(described, iterations=5))
     assert place.description() == moved
