@@ -6,7 +6,6 @@ The standard library alone: jobs on a cluster carry this module with them and st
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import subprocess
 import time
@@ -124,11 +123,6 @@ def diverged_at(work_dir: Path) -> int | None:
     """Return the iteration in which ``DivergenceHook`` ended the run, or ``None``."""
     mark = read_json(work_dir / 'diverged.json')
     return int(mark['iteration']) if mark else None
-
-
-def is_number(value: float | None) -> bool:
-    """Return whether a metric is a finite number: a broken model may evaluate to NaN."""
-    return value is not None and math.isfinite(value)
 
 
 def conversion_summary(log: Path) -> list[str]:

@@ -24,17 +24,20 @@ import argparse
 import ast
 import dataclasses
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_daft.sweep.executor import Executor, known_queue, run_sweep
+from mmseg_daft.sweep.folder import CODE, SweepFolder
+from mmseg_daft.sweep.job import revision
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, protocols
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mmseg_daft.sweep.decision import Decision, Seen
-    from mmseg_daft.sweep.executor import Executor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,24 +94,19 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     """Fix what is swept, and show it."""
-    configs = by_method(args.methods)
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
-    import shutil
-
-    from rich.progress import Progress
-
     import mmseg_daft
-    from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.folder import CODE, SweepFolder
-    from mmseg_daft.sweep.job import revision
 
     mmseg_daft.register()
-    from mmseg_daft.sweep.plan import freeze, iterations_of, probe, read
+    from rich.progress import Progress
+
+    from mmseg_daft.console import make_console
+    from mmseg_daft.sweep.plan import freeze, probe, read
     from mmseg_daft.sweep.screen import plan_table
 
-    first, console = next(iter(configs.values())), make_console()
-    iterations = iterations_of(read(first, args.cfg_options), first)
+    configs, console = dict(word.split('=', 1) for word in args.methods), make_console()
+    iterations = read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters
     folder = SweepFolder(args.folder, read_sweep(args, iterations), configs, args.held_out, args.held_out_by,
                          args.held_out_seed, args.cfg_options, args.gpus_per_run, revision(CODE), str(Path.cwd()))
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
@@ -132,8 +130,6 @@ def train(args: argparse.Namespace) -> int:
     from rich.live import Live
 
     from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.executor import run_sweep
-    from mmseg_daft.sweep.folder import SweepFolder
     from mmseg_daft.sweep.screen import ChangeLog, screen
 
     folder, console = SweepFolder.load(args.folder), make_console()
@@ -169,8 +165,6 @@ def status(args: argparse.Namespace) -> int:
     from rich.live import Live
 
     from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.executor import known_queue
-    from mmseg_daft.sweep.folder import SweepFolder
     from mmseg_daft.sweep.screen import screen
 
     folder, console = SweepFolder.load(args.folder), make_console()
@@ -197,29 +191,9 @@ def status(args: argparse.Namespace) -> int:
 def collect(args: argparse.Namespace) -> int:
     """Write table, curves and commands; return 1 where something is missing."""
     from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.folder import SweepFolder
     from mmseg_daft.sweep.results import write_results
 
     return 1 if write_results(SweepFolder.load(args.folder), make_console()) else 0
-
-
-def by_method(words: list[str]) -> dict[str, str]:
-    """Return the configs of ``--method NAME=CONFIG`` by name.
-
-    Raises:
-        SystemExit: A method is misspelt, named twice, or has no config.
-    """
-    known, configs = protocols(), {}
-    for word in words:
-        name, _, config = word.partition('=')
-        if name not in known:
-            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
-        if not config:
-            raise SystemExit(f'--method {word}: write NAME=CONFIG.')
-        if name in configs:
-            raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
-        configs[name] = config
-    return configs
 
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
@@ -228,29 +202,40 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     Raises:
         SystemExit: A method, a grid or a rate cannot be swept.
     """
-    known, chosen, grids = protocols(args.start), {}, set()
-    check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')
-    for name in by_method(args.methods):
-        protocol = known[name]
-        if 'head_lr' in protocol.fixed:
-            protocol = dataclasses.replace(protocol, fixed={**protocol.fixed, 'head_lr': args.fixed_head_lr})
-        chosen[name] = protocol
+    def check_rate(rate: float, where: str) -> float:
+        if not (math.isfinite(rate) and rate > 0):
+            raise SystemExit(f'{where} is no learning rate: name one above 0.')
+        return rate
+
+    known, chosen, configs, grids = protocols(args.start), {}, {}, set()
+    fixed = {'head_lr': check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')}
+    for word in args.methods:
+        name, _, config = word.partition('=')
+        if name not in known:
+            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
+        if not config:
+            raise SystemExit(f'--method {word}: write NAME=CONFIG.')
+        if name in configs:
+            raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
+        configs[name], protocol = config, known[name]
+        chosen[name] = dataclasses.replace(protocol, fixed=fixed) if 'head_lr' in protocol.fixed else protocol
     for word in args.grid:
         place, _, values = word.partition('=')
         name, _, number = place.partition('.')
         steps = list(chosen[name].steps) if name in chosen else []
         if not number.isdecimal() or not 1 <= int(number) <= len(steps):
             raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
-        if (name, int(number)) in grids:
+        index = int(number) - 1
+        if (name, index) in grids:
             raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
-        grids.add((name, int(number)))
+        grids.add((name, index))
         try:
             rates = tuple(float(value) for value in values.split(','))
         except ValueError:
             raise SystemExit(f'--grid {word}: rates are numbers with commas between, such as ft.1=0.1,0.01') from None
         for rate in rates:
             check_rate(rate, f'--grid {word}: {rate:g}')
-        steps[int(number) - 1] = Step(steps[int(number) - 1].rates, rates)
+        steps[index] = Step(steps[index].rates, rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:
         return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)
@@ -258,20 +243,8 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         raise SystemExit(str(error)) from error
 
 
-def check_rate(rate: float, where: str) -> None:
-    """Refuse what cannot be trained with.
-
-    Raises:
-        SystemExit: The rate is not a finite number above 0.
-    """
-    if not (math.isfinite(rate) and rate > 0):
-        raise SystemExit(f'{where} is no learning rate: name one above 0.')
-
-
 def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
     """Return what the command line says will train."""
-    from mmseg_daft.sweep.executor import Executor
-
     options = {}
     for word in args.slurm:
         key, _, value = word.partition('=')

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Step, Sweep
+from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Sweep
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Decision:
         runs: All runs whose rates are known by now, in order.
         start: Those to start now.
         winners: The run whose rates won, by method and stage.
-        scores: Its mean over the seeds, by method and stage.
         blocked: Why a method cannot go on, by method.
         to_come: How many runs there will be whose rates are yet to be found.
         complete: Nothing is left to do.
@@ -48,7 +47,6 @@ class Decision:
     runs: list[Run] = field(default_factory=list)
     start: list[Run] = field(default_factory=list)
     winners: dict[tuple[str, str], Run] = field(default_factory=dict)
-    scores: dict[tuple[str, str], float] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     to_come: int = 0
     complete: bool = False
@@ -120,7 +118,10 @@ class _Deciding:
             starts = self.starts(method, self.sweep.select_seeds, selecting=True)
             if starts is None:
                 return number
-            runs = _runs_of_step(method, stage, step, rates, starts, {run.rates for run in known})
+            tried = {run.rates for run in known}
+            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
+            runs = [run for point in points for seed, start in starts.items()
+                    if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
             decision.runs += runs
             known += runs
             if self.blocks(method, stage, runs) or any(not self.look(r).ended and not self.gave_up(r) for r in runs):
@@ -131,13 +132,11 @@ class _Deciding:
                 return number + 1
             best = max(scores, key=scores.get)
             decision.winners[method, stage] = next(run for run in known if run.rates == best)
-            decision.scores[method, stage] = scores[best]
             rates = dict(zip(RATES, best, strict=True))
         starts = self.starts(method, self.sweep.report_seeds, selecting=False)
         if starts is None:
             return len(protocol.steps)
-        reported = [Run(method, REPORT, rates['backbone_lr'], rates['head_lr'], seed, start)
-                    for seed, start in starts.items()]
+        reported = [Run(method, REPORT, seed=seed, start=start, **rates) for seed, start in starts.items()]
         decision.runs += reported
         self.blocks(method, REPORT, reported)
         return len(protocol.steps) + 1
@@ -174,12 +173,3 @@ class _Deciding:
         for run in runs:
             values.setdefault(run.rates, []).append(self.look(run).value)
         return {rates: fmean(each) for rates, each in values.items() if None not in each}
-
-
-def _runs_of_step(
-    method: str, stage: str, step: Step, rates: Mapping[str, float], starts: Mapping[int, Run | None],
-    known: set[tuple[float, float]],
-) -> list[Run]:
-    points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
-    return [Run(method, stage, point['backbone_lr'], point['head_lr'], seed, start) for point in points
-            if (point['backbone_lr'], point['head_lr']) not in known for seed, start in starts.items()]

@@ -75,10 +75,6 @@ class Executor:
             return slurm_queue(cancel_held=True)
         return {job for job, process in self.jobs.items() if not process.done()}
 
-    def free(self, active: int) -> int:
-        """Return how many runs can be submitted now: Slurm has its own queue."""
-        return 1_000 if self.kind == 'slurm' else max(0, self.parallel - active)
-
     def submit(self, runs: Sequence[RunFolder]) -> None:
         """Submit runs; on Slurm as one array.
 
@@ -173,11 +169,11 @@ def run_sweep(
             show(decision, seen, 'Slurm does not answer: waiting for it' if queue is None else '')
             if decision.complete or not (decision.start or active):
                 return decision, seen
-            due = [] if queue is None else decision.start[:executor.free(len(active))]
+            free = len(decision.start) if executor.kind == 'slurm' else max(0, executor.parallel - len(active))
+            due = [folder.describe(run) for run in decision.start[:free]] if queue is not None else []
             if due:
-                described = [folder.describe(run) for run in due]
                 try:
-                    executor.submit(described)
+                    executor.submit(due)
                     refusals = 0
                 except executor.submitit.core.utils.FailedJobError as error:
                     refusals += 1

@@ -125,31 +125,19 @@ class RunFolder:
             seconds: How long to try: longer than ``is_locked`` of another process takes.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / 'lock', os.O_RDWR | os.O_CREAT)
         deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    os.close(descriptor)
-                    return None
-                time.sleep(0.05)
+        while (descriptor := _flock(self.path / 'lock', fcntl.LOCK_EX)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return descriptor
 
     def is_locked(self) -> bool:
         """Return whether a process trains this run, on any machine whose file system shares locks."""
-        try:
-            descriptor = os.open(self.path / 'lock', os.O_RDWR)
-        except FileNotFoundError:
+        if not (self.path / 'lock').exists():
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
+        descriptor = _flock(self.path / 'lock', fcntl.LOCK_SH)
+        if descriptor is not None:
             os.close(descriptor)
+        return descriptor is None
 
     def seen(self, in_queue: bool = False) -> Seen:
         """Return what ``decide`` wants to know."""
@@ -175,6 +163,16 @@ class RunFolder:
 
     def _notes(self, kind: str) -> list[dict[str, Any]]:
         return [read_json(path) for path in sorted((self.path / kind).glob('[0-9]*.json'))]
+
+
+def _flock(path: Path, kind: int) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def count_failures(attempts: list[dict[str, Any]], active: bool) -> int:
@@ -344,13 +342,11 @@ class SweepFolder:
         Raises:
             SystemExit: One does.
         """
-        descriptor = os.open(self.path / 'lock', os.O_RDWR | os.O_CREAT)
+        descriptor = _flock(self.path / 'lock', fcntl.LOCK_EX)
+        if descriptor is None:
+            raise SystemExit(f'{self.path} is being run by another process; mmseg-daft sweep status {self.path} shows '
+                             'how far it is.')
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SystemExit(f'{self.path} is being run by another process; mmseg-daft sweep status {self.path} '
-                                 'shows how far it is.') from error
             yield
         finally:
             os.close(descriptor)

@@ -5,6 +5,7 @@ The standard library alone, but for submitit where it runs: jobs carry this modu
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -16,17 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmseg_daft import run_output as output
 from mmseg_daft.files import mend_last_checkpoint
-from mmseg_daft.run_output import (
-    diverged_at,
-    failure,
-    final_checkpoint,
-    final_metrics,
-    is_number,
-    last_saved_iteration,
-    seconds_per_iteration,
-    test_metrics,
-)
 from mmseg_daft.sweep.folder import RunFolder
 
 STOPPED = 75
@@ -104,28 +96,28 @@ class TrainJob:
         described = run.description()
         iterations, metric = described['iterations'], described['metric']
         mend_last_checkpoint(run.work_dir)
-        self.attempt = run.begin_attempt(_job_id(), last_saved_iteration(run.work_dir), self.ticket)
+        self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir), self.ticket)
         if 'code' in described:
             run.note(self.attempt, revision=revision(Path(described['code'])))
         try:
             status = 0
-            if final_checkpoint(run.work_dir, iterations) is None:
+            if output.final_checkpoint(run.work_dir, iterations) is None:
                 status = self._execute(run, described['command'], lock)
-            checkpoint = final_checkpoint(run.work_dir, iterations)
-            metrics = final_metrics(run.work_dir, iterations, metric)
+            checkpoint = output.final_checkpoint(run.work_dir, iterations)
+            metrics = output.final_metrics(run.work_dir, iterations, metric)
             tested = checkpoint is not None and metrics is None
             if tested:  # the end came between the last iteration and its validation
                 status = self._execute(run, [*described['test_command'], str(checkpoint)], lock)
                 with suppress(FileNotFoundError):
-                    metrics = test_metrics(run.path / 'test', metric)
+                    metrics = output.test_metrics(run.path / 'test', metric)
         except KeyboardInterrupt:
             run.end_attempt(self.attempt, 'stopped')
             raise
         except Exception as error:
             run.end_attempt(self.attempt, 'failed', error=str(error))
             raise
-        diverged = diverged_at(run.work_dir)
-        if diverged is not None or (checkpoint and metrics and not is_number(metrics[metric])):
+        diverged = output.diverged_at(run.work_dir)
+        if diverged is not None or (checkpoint and metrics and not math.isfinite(metrics[metric])):
             outcome = 'diverged'
         elif checkpoint and metrics:
             outcome = 'done'
@@ -133,7 +125,7 @@ class TrainJob:
             outcome = 'stopped' if status in (STOPPED, -signal.SIGTERM) else 'failed'
         run.end_attempt(self.attempt, outcome, status=status)
         if outcome == 'failed':
-            raise failure(status, run.log)
+            raise output.failure(status, run.log)
         if outcome != 'stopped':
             attempts = run.attempts()
             run.write_result(dict(
@@ -141,7 +133,7 @@ class TrainJob:
                 iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None,
                 seconds=round(sum(each['ended'] - each['started'] for each in attempts if each.get('ended')), 1),
-                seconds_per_iteration=seconds_per_iteration(run.work_dir),
+                seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
                 revision=', '.join(dict.fromkeys(each.get('revision') or 'unknown' for each in attempts)),
                 tested=tested, host=os.uname().nodename, job=_job_id(), versions=_versions()))
         return outcome

@@ -33,27 +33,18 @@ def read(path: str, options: list[str]) -> Config:
     """Read a method's config with the sweep's options.
 
     Raises:
-        SystemExit: There is no such file, or an option does not fit it.
+        SystemExit: There is no such file, an option does not fit it, or it trains by epochs.
     """
     try:
-        return read_config(path, options)
+        cfg = read_config(path, options)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SystemExit(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error}).') from error
-
-
-def iterations_of(cfg: Config, path: str) -> int:
-    """Return how long a config trains.
-
-    Raises:
-        SystemExit: By epochs.
-    """
-    iterations = (cfg.get('train_cfg') or {}).get('max_iters')
-    if iterations is None:
+    if (cfg.get('train_cfg') or {}).get('max_iters') is None:
         raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
                          'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
-    return int(iterations)
+    return cfg
 
 
 def freeze(folder: SweepFolder) -> None:
@@ -90,9 +81,9 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
         if measured is not None and metric not in measured:
             raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {metric} selects: add it '
                              'to iou_metrics or name another one by --metric.')
-    iterations = iterations_of(cfg, path)
-    if iterations != folder.sweep.iterations:
-        raise SystemExit(f'{path}: trains for {iterations} iterations, the others for {folder.sweep.iterations}.')
+    if cfg.train_cfg.max_iters != folder.sweep.iterations:
+        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for '
+                         f'{folder.sweep.iterations}.')
     lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
     floor = max((s.get('eta_min', 0) or 0 for s in cfg.get('param_scheduler', [])), default=0)
     if floor > lowest:
@@ -234,7 +225,7 @@ def probe(
         folder: What is swept.
         executor: Trains.
         iterations: How many.
-        progress: Called a few times a second with the method and its iterations so far.
+        progress: Called with the method and its iterations so far, again and again.
 
     Raises:
         SystemExit: A training failed.

@@ -119,21 +119,12 @@ class Sweep:
                    content['iterations'])
 
 
-def decades(largest: float, count: int) -> tuple[float, ...]:
-    """Return a logarithmic grid of factors near 3, downwards: 0.3, 0.1, 0.03, … or 0.1, 0.03, 0.01, …"""
-    digits, exponent = (int(part) for part in f'{largest:.0e}'.split('e'))
-    values = []
-    for _ in range(count):
-        values.append(float(f'{digits}e{exponent}'))
-        digits, exponent = (1, exponent) if digits == 3 else (3, exponent - 1)
-    return tuple(values)
-
-
-FT_GRID = decades(0.3, 8)
-DAFT_BACKBONE_GRID = decades(0.1, 10)
+FT_GRID = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+DAFT_BACKBONE_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 DAFT_HEAD_GRID = (10.0, 3.0, 0.3, 0.1)  # 1.0 is known from the first step
 DAFT_FIXED_HEAD = 1.0
-LPFT_GRIDS = {'moco': decades(1e-4, 6), 'clip': decades(1e-4, 6), 'swav': decades(0.01, 8)}
+LPFT_GRIDS = dict.fromkeys(('moco', 'clip'), (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7))
+LPFT_GRIDS['swav'] = (0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 LP_GRID = (10.0, 3.0, 1.0, 0.3, 0.1)
 """Ours: the paper's linear probes are logistic regressions, without a rate."""
 

@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,6 @@ from mmseg_daft.sweep.executor import known_queue
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import REPORT, Run
 from mmseg_daft.sweep.screen import narrow_table
-
-COLUMNS = ('name', 'state', 'method', 'stage', 'backbone_lr', 'head_lr', 'seed', 'start', 'metric', 'value', 'split',
-           'iterations', 'iteration', 'failures', 'gpu_hours', 'gpus', 'host', 'job', 'revision', 'versions', 'config',
-           'checkpoint', 'command')
 
 
 @dataclass(frozen=True)
@@ -85,20 +81,20 @@ def method_results(
         {run.seed: states[run.name] for run in groups[method] if states[run.name] != 'done'}) for method in order]
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the tidy table: one row per run, empty where there is no value."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
     writer.writeheader()
-    writer.writerows({key: '' if row.get(key) is None else row[key] for key in COLUMNS} for row in rows)
+    writer.writerows(rows)
     return text.getvalue()
 
 
 def to_markdown(results: list[MethodResult], metric: str) -> str:
     """Return the table in Markdown."""
-    rows = [('method', f'{metric} %', 'seeds', 'backbone_lr', 'head_lr'), ('---',) * 5, *(r.cells() for r in results)]
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows).replace('| --- | --- | --- | --- | --- |',
-                                                                       '|---|---|---|---|---|')
+    lines = [f'| method | {metric} % | seeds | backbone_lr | head_lr |', '|---|---|---|---|---|',
+             *(f'| {" | ".join(result.cells())} |' for result in results)]
+    return '\n'.join(lines) + '\n'
 
 
 def to_latex(results: list[MethodResult], metric: str) -> str:
@@ -120,7 +116,7 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     states = {run.name: folder.state(run, seen[run.name]) for run in decision.runs}
     rows = [row_of(folder, run, seen[run.name], states[run.name]) for run in decision.runs]
     results, place, metric = method_results(decision.runs, seen, states), folder.path / 'results', folder.sweep.metric
-    missing = [f'{row["name"]}: {row["state"]}, at iteration {row["iteration"]} of {row["iterations"]}' for row in rows
+    missing = [f'{row["name"]}: {row["state"]}, {row["iteration"]} of {row["iterations"]} iterations' for row in rows
                if row['state'] not in ('done', 'diverged')]
     missing += [f'{row["name"]}: diverged, so its seed is not in the mean' for row in rows
                 if row['stage'] == REPORT and row['state'] == 'diverged']
@@ -148,8 +144,8 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
         console.print(f'mixed code: {", ".join(codes)}', style='yellow', markup=False)
     for line in missing:
         console.print(f'missing: {line}', style='yellow', markup=False)
-    console.print('Written: runs.csv, table.md, table.tex, curves.png, commands.sh and missing.txt in')
-    console.print(str(place), markup=False, soft_wrap=True)
+    console.print(f'Written to {place}:', markup=False, soft_wrap=True)
+    console.print('runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt')
     return missing
 
 

@@ -45,9 +45,9 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
         for number, step in enumerate(protocol.steps, start=1):
             swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
             if len(step.rates) == 2:
-                swept['head_lr'] = 'the same'
+                swept['head_lr'] = 'same'
             add(method, f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid))
-            rates.update(dict.fromkeys(step.rates, f'best of step{number}'))
+            rates.update(dict.fromkeys(step.rates, 'best'))
         add(method, REPORT, rates, sweep.report_seeds)
     line = f'{total} runs of {sweep.iterations} iterations'
     line += (f', about {_shown(hours)} GPU hours by the probe.' if timed

@@ -58,7 +58,14 @@ def test_a_rate_that_diverges_with_one_of_its_seeds_loses():
     seen = {run('step1', 0.1, 1, 0): Seen(99.0), run('step1', 0.1, 1, 1): Seen(diverged=True),
             run('step1', 0.01, 1, 0): Seen(10.0), run('step1', 0.01, 1, 1): Seen(20.0)}
     decision = decide(sweep, seen)
-    assert decision.winners['daft', 'step1'].rates == (0.01, 1.0) and decision.scores['daft', 'step1'] == 15
+    assert decision.winners['daft', 'step1'].rates == (0.01, 1.0)
+
+
+def test_a_rate_counts_by_its_mean_over_the_seeds():
+    seen = {run('step1', 0.1, 1, 0): Seen(99.0), run('step1', 0.1, 1, 1): Seen(1.0),
+            run('step1', 0.01, 1, 0): Seen(60.0), run('step1', 0.01, 1, 1): Seen(60.0)}
+    decision = decide(Sweep({'daft': DAFT}, select_seeds=(0, 1)), seen)
+    assert decision.winners['daft', 'step1'].rates == (0.01, 1.0)
 
 
 def test_a_run_that_failed_too_often_blocks_and_is_named_unless_it_is_accepted():

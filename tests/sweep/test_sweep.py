@@ -313,9 +313,9 @@ def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_p
     for option in ('foo', 'train_cfg.max_iters.x=1'):
         with pytest.raises(SystemExit, match=f'--cfg-options {option}: not KEY=VALUE of'):
             plan.read(str(tmp_path / 'ft.py'), [option])
-    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3)))
+    Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3))).dump(tmp_path / 'x.py')
     with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
-        plan.iterations_of(cfg, 'x.py')
+        plan.read(str(tmp_path / 'x.py'), [])
 
 
 @pytest.mark.parametrize('kinds', [['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
