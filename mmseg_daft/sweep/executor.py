@@ -90,14 +90,11 @@ class Executor:
                 run.submitted(one.job_id, 'slurm', job.ticket)
             return
         for run, job in zip(runs, jobs, strict=True):
+            one = self.submitit.DebugExecutor(self.folder).submit(job) if self.kind == 'debug' else self._start(job)
             self.runs.append(run)
+            run.submitted(one.job_id, self.kind, job.ticket)
             if self.kind == 'debug':
-                one = self.submitit.DebugExecutor(self.folder).submit(job)
-                run.submitted(one.job_id, 'debug', job.ticket)
                 one.exception()  # runs it; a failure is in the run's folder
-            else:
-                one = self._submit_here(job)
-                run.submitted(one.job_id, 'local', job.ticket)
 
     def interrupt(self) -> None:
         """Let what runs here save a checkpoint and end, or kill it after a while; what is on the cluster goes on."""
@@ -108,8 +105,7 @@ class Executor:
             while not job.done():
                 time.sleep(0.2)
         for run in self.runs:
-            if submissions := run.submissions():
-                run.excuse(submissions[-1]['ticket'])  # it may have been too early for an attempt
+            run.excuse(run.submissions()[-1]['ticket'])  # it may have been too early for an attempt
             training = (run.attempts() or [{}])[-1].get('training')
             if training is not None:
                 end_tree(training, run.is_locked, PATIENCE)
@@ -130,7 +126,7 @@ class Executor:
             raise SystemExit(f'--slurm: {error}') from error
         return executor
 
-    def _submit_here(self, job: TrainJob) -> Any:
+    def _start(self, job: TrainJob) -> Any:
         used = {gpu for other in self.jobs.values() if not other.done() for gpu in other.gpus}
         gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
         job.gpus = ','.join(gpus)
@@ -151,8 +147,7 @@ def run_sweep(
     Args:
         folder: What is swept.
         executor: Trains.
-        max_failures: How often a run may fail.
-        accept_missing: Go on without runs that failed more often.
+        max_failures: As in ``decide``, like ``accept_missing``.
         interval: Seconds between two looks at the folder.
         show: Called with the decision, what is known, and a remark.
 

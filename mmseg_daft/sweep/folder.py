@@ -57,13 +57,7 @@ class RunFolder:
         Raises:
             SystemExit: The folder is that of another run.
         """
-        before, content = self.description(), json.loads(json.dumps(content))
-        differs = {key for key in {*(before or {}), *content} - WAYS if before and before.get(key) != content.get(key)}
-        if differs:
-            raise SystemExit(f'{self.path} holds another run: it differs in {", ".join(sorted(differs))}. '
-                             'Plan into another folder.')
-        if before != content:
-            write_atomically(self.path / 'run.json', content)
+        _write_unless_other(self.path / 'run.json', content, WAYS)
 
     def description(self) -> dict[str, Any] | None:
         """Return what the run is, ``None`` before it was described."""
@@ -165,6 +159,18 @@ class RunFolder:
         return [read_json(path) for path in sorted((self.path / kind).glob('[0-9]*.json'))]
 
 
+def _write_unless_other(file: Path, content: dict[str, Any], may_differ: set[str]) -> None:
+    before, content = read_json(file), json.loads(json.dumps(content))
+    if before == content:
+        return
+    if before:
+        differs = sorted(key for key in {*before, *content} - may_differ if before.get(key) != content.get(key))
+        if differs:
+            raise SystemExit(f'{file.parent} holds another {file.stem}: it differs in {", ".join(differs)}. '
+                             'Plan into another folder, or remove this one.')
+    write_atomically(file, content)
+
+
 def _flock(path: Path, kind: int) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -242,31 +248,25 @@ class SweepFolder:
         return cls(path, Sweep.from_json(content.pop('sweep')), **content)
 
     def save(self) -> None:
-        """Write ``sweep.json``; where the same sweep is there, only its directory if that has moved.
+        """Write ``sweep.json``; where the same sweep is there, only if its directory has moved.
 
         Raises:
             SystemExit: The folder holds another sweep.
         """
         file, content = self.path / 'sweep.json', asdict(self)
         del content['path']
-        before, content = read_json(file), json.loads(json.dumps(content))
-        if before is None:
-            write_atomically(file, content)
-            return
-        differs = sorted(key for key in content if before.get(key) != content[key] and key not in PLANNED_AT)
-        if differs:
-            raise SystemExit(f'{self.path} holds another sweep: it differs in {", ".join(differs)}. Name another '
-                             'folder, or remove this one.')
-        if not Path(before.get('directory', '.')).is_dir():
-            write_atomically(file, {**before, 'directory': self.directory})
+        before = read_json(file)
+        if before and Path(before.get('directory', '.')).is_dir():
+            content |= {key: before[key] for key in PLANNED_AT if key in before}
+        _write_unless_other(file, content, PLANNED_AT)
 
     def run_folder(self, run: Run) -> RunFolder:
         """Return a run's folder."""
         return RunFolder(self.path.resolve() / 'runs' / run.name)
 
-    def frozen_config(self, method: str, reports: bool) -> Path:
-        """Return the path of a method's frozen config: that of the reported runs, or of those that select."""
-        return self.path.resolve() / 'configs' / f'{method}-{"report" if reports else "select"}.py'
+    def frozen_config(self, method: str, stage: str) -> Path:
+        """Return the path of a method's frozen config: one is for ``REPORT``, the other for the steps that select."""
+        return self.path.resolve() / 'configs' / f'{method}-{REPORT if stage == REPORT else "select"}.py'
 
     def train_command(self, run: Run, work_dir: Path, start: Path | None) -> list[str]:
         """Return the command that trains a run, from a checkpoint if it starts from another run."""
@@ -281,8 +281,8 @@ class SweepFolder:
         if self.gpus_per_run > 1:
             several = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
             launcher = ['--launcher', 'pytorch']
-        config = self.frozen_config(run.method, run.stage == REPORT)
-        return [sys.executable, *several, '-m', 'mmseg_daft', name, str(config), *words, *launcher]
+        config = str(self.frozen_config(run.method, run.stage))
+        return [sys.executable, *several, '-m', 'mmseg_daft', name, config, *words, *launcher]
 
     def describe(self, run: Run) -> RunFolder:
         """Write what a run is into its folder, and return that.
@@ -315,8 +315,7 @@ class SweepFolder:
 
         Args:
             in_queue: The jobs that run or wait; ``None`` where that is not known: all jobs count as under way.
-            max_failures: As in ``decide``; by default this and ``accept_missing`` are those of the last ``run``.
-            accept_missing: As in ``decide``.
+            max_failures: As in ``decide``, like ``accept_missing``; by default both are those of the last ``run``.
         """
         def seen(run: Run) -> Seen:
             folder = self.run_folder(run)

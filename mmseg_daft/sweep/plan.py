@@ -21,7 +21,7 @@ from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import final_checkpoint, iterations_done
 from mmseg_daft.sweep.executor import Executor
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
-from mmseg_daft.sweep.protocol import Run
+from mmseg_daft.sweep.protocol import REPORT, Run
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
@@ -62,8 +62,8 @@ def freeze(folder: SweepFolder) -> None:
         report, selecting = copy.deepcopy(cfg), cfg
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
         select_by_held_out(folder, selecting)
-        write_atomically(folder.frozen_config(method, reports=True), report.pretty_text)
-        write_atomically(folder.frozen_config(method, reports=False), selecting.pretty_text)
+        write_atomically(folder.frozen_config(method, REPORT), report.pretty_text)
+        write_atomically(folder.frozen_config(method, 'step1'), selecting.pretty_text)
 
 
 def check(folder: SweepFolder, method: str, cfg: Config) -> None:
@@ -221,11 +221,7 @@ def probe(
 ) -> None:
     """Train each method for a few iterations, with its conversion and its validation, and write ``probe.json``.
 
-    Args:
-        folder: What is swept.
-        executor: Trains.
-        iterations: How many.
-        progress: Called with the method and its iterations so far, again and again.
+    ``progress`` is called with the method and its iterations so far, again and again.
 
     Raises:
         SystemExit: A training failed.

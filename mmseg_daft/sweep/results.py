@@ -16,12 +16,17 @@ from rich.console import Console
 
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import iterations_done
-from mmseg_daft.sweep.curves import PAPER, draw_curves
-from mmseg_daft.sweep.decision import Seen
+from mmseg_daft.sweep.decision import Decision, Seen
 from mmseg_daft.sweep.executor import known_queue
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import REPORT, Run
 from mmseg_daft.sweep.screen import narrow_table
+
+PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
+         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT'}
+"""The methods' names in the paper, in its order."""
+# Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
+LINE, BEST = '#0072B2', '#D55E00'
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,7 @@ class MethodResult:
 def method_results(
     runs: Iterable[Run], seen: Mapping[str, Seen], states: Mapping[str, str],
 ) -> list[MethodResult]:
-    """Return the reported results in the paper's order.
-
-    Args:
-        runs: Also those that are not reported.
-        seen: What is known of each run, by name.
-        states: As in ``SweepFolder.state``, by name.
-    """
+    """Return the reported results in the paper's order; ``seen`` and ``states`` are by the runs' names."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.stage == REPORT:
@@ -168,12 +167,8 @@ def row_of(folder: SweepFolder, run: Run, seen: Seen, state: str) -> dict[str, A
 def retrain_command(described: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:
     """Return a shell command that trains a run again into ``$OUT/NAME``, and tests it where that made the number.
 
-    It starts where the sweep was planned, since relative paths do, and resumes nothing.
-
-    Args:
-        described: The run's ``run.json``.
-        result: Its ``result.json``, empty before there is one.
-        name: The run's.
+    It starts where the sweep was planned, since relative paths do, and resumes nothing. ``described`` and ``result``
+    are the run's ``run.json`` and ``result.json``.
     """
     def into(place: str, command: list[str]) -> str:
         at = command.index('--work-dir') + 1
@@ -198,3 +193,65 @@ def retrain_script(rows: Iterable[Mapping[str, Any]]) -> str:
             lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {row["revision"] or "unknown"}',
                       row['command']]
     return '\n'.join(lines) + '\n'
+
+
+def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path: Path) -> None:
+    """Draw the steps of every method into one picture.
+
+    Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
+    A step's panel also shows the earlier runs at the rate that it holds fixed: they compete, too.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    selecting = [run for run in decision.runs if run.stage != REPORT]
+    panels = list(dict.fromkeys((run.method, run.stage) for run in selecting))
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
+    FigureCanvasAgg(figure)
+    values = [seen[run.name].value for run in selecting if seen[run.name].value is not None] or [0, 1]
+    margin = 0.08 * (max(values) - min(values)) or 1
+    for number, (method, stage) in enumerate(panels, start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        here = [run for run in selecting if (run.method, run.stage) == (method, stage)]
+        swept, fixed = 'backbone_lr', 'head_lr'
+        if len({run.backbone_lr for run in here}) == 1:
+            swept, fixed = fixed, swept
+        held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
+        if not both:
+            here += [run for run in selecting
+                     if run.method == method and run.stage < stage and getattr(run, fixed) == held]
+        _draw_panel(axes, here, seen, swept, decision.winners.get((method, stage)), min(values) - margin)
+        axes.set_xscale('log')
+        axes.set_ylim(min(values) - 1.8 * margin, max(values) + 1.8 * margin)
+        axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}'
+                       f'{"" if both else f", {fixed} {held:g}"}', fontsize=10)
+        axes.set_xlabel('both rates' if both else swept, fontsize=9)
+        axes.set_ylabel(f'{metric} % on the held-out images', fontsize=8)
+        axes.grid(True, color='0.9', linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.tick_params(labelsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_panel(
+    axes: Any, runs: Sequence[Run], seen: Mapping[str, Seen], swept: str, winner: Run | None, bottom: float,
+) -> None:
+    points = [(getattr(run, swept), seen[run.name].value) for run in runs if seen[run.name].value is not None]
+    rates = sorted({rate for rate, _ in points})
+    means = [statistics.fmean(value for other, value in points if other == rate) for rate in rates]
+    axes.plot(rates, means, '-', color=LINE, linewidth=1.5)
+    axes.plot([rate for rate, _ in points], [value for _, value in points], 'o', color=LINE, markersize=4)
+    diverged = {getattr(run, swept) for run in runs if seen[run.name].diverged}
+    axes.plot([*diverged], [bottom] * len(diverged), 'x', color='black', markersize=7, markeredgewidth=1.8)
+    for rate in diverged:
+        axes.annotate('diverged', (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7)
+    best = [seen[run.name].value for run in runs if winner and run.rates == winner.rates]
+    if winner and best:
+        star = getattr(winner, swept), statistics.fmean(best)
+        axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
+        axes.annotate(f'{star[1]:.2f}', star, xytext=(0, 9), textcoords='offset points', ha='center', fontsize=8,
+                      fontweight='bold')
