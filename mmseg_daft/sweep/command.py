@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_daft.sweep.executor import Executor, known_queue, run_sweep
+from mmseg_daft.sweep.executor import Executor, run_sweep, slurm_queue
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import revision
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, protocols
@@ -37,7 +37,7 @@ from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mmseg_daft.sweep.decision import Decision, Seen
+    from mmseg_daft.sweep.decision import Decision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,13 +136,13 @@ def train(args: argparse.Namespace) -> int:
     executor = executor_of(args, folder.gpus_per_run)
     interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
     with Live(console=console, auto_refresh=False) as live:
-        def show(decision: Decision, seen: dict[str, Seen], remark: str) -> None:
-            live.update(screen(folder, decision, seen, executor.parallel, remark), refresh=True)
+        def show(decision: Decision, remark: str = '') -> None:
+            live.update(screen(folder, decision, executor.parallel, remark), refresh=True)
 
         try:
-            decision, seen = run_sweep(folder, executor, args.max_failures, args.accept_missing, interval,
-                                       show if console.is_terminal else ChangeLog(folder, console))
-            show(decision, seen, '')
+            decision = run_sweep(folder, executor, args.max_failures, args.accept_missing, interval,
+                                 show if console.is_terminal else ChangeLog(console))
+            show(decision)
         except KeyboardInterrupt:
             live.stop()
             console.print('Interrupted. What is on the cluster goes on.' if args.executor == 'slurm' else
@@ -170,11 +170,11 @@ def status(args: argparse.Namespace) -> int:
     folder, console = SweepFolder.load(args.folder), make_console()
 
     def picture() -> RenderableType:
-        queue = known_queue()
-        decision, seen = folder.look(queue)
-        active = sum(state.active for state in seen.values())
+        queue = slurm_queue()
+        decision = folder.look(queue)
+        active = sum(seen.active for seen in decision.seen.values())
         remark = 'Slurm does not answer: what was submitted is shown as queued' if queue is None and active else ''
-        return screen(folder, decision, seen, max(1, active), remark)
+        return screen(folder, decision, max(1, active), remark)
 
     if not args.watch:
         console.print(picture())

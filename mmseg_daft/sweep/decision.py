@@ -8,6 +8,8 @@ from statistics import fmean
 
 from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Sweep
 
+STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -18,17 +20,28 @@ class Seen:
         diverged: Its loss became NaN or infinite. That is a result.
         failures: How often it ended without one.
         active: It is running, or waits in a queue.
+        running: It is running.
     """
 
     value: float | None = None
     diverged: bool = False
     failures: int = 0
     active: bool = False
+    running: bool = False
 
     @property
     def ended(self) -> bool:
         """Whether there is a result."""
         return self.diverged or self.value is not None
+
+    @property
+    def state(self) -> str:
+        """One of ``STATES``."""
+        if self.ended:
+            return 'diverged' if self.diverged else 'done'
+        if self.active:
+            return 'running' if self.running else 'queued'
+        return 'failed' if self.failures else 'to start'
 
 
 @dataclass
@@ -36,6 +49,7 @@ class Decision:
     """The next moves, and what led to them.
 
     Attributes:
+        seen: What is known, by run name; a run that is absent was never started.
         runs: All runs whose rates are known by now, in order.
         start: Those to start now.
         winners: The run whose rates won, by method and stage.
@@ -44,12 +58,17 @@ class Decision:
         complete: Nothing is left to do.
     """
 
+    seen: Mapping[str, Seen]
     runs: list[Run] = field(default_factory=list)
     start: list[Run] = field(default_factory=list)
     winners: dict[tuple[str, str], Run] = field(default_factory=dict)
     blocked: dict[str, str] = field(default_factory=dict)
     to_come: int = 0
     complete: bool = False
+
+    def look(self, run: Run) -> Seen:
+        """Return what is known of a run."""
+        return self.seen.get(run.name, Seen())
 
 
 def decide(
@@ -63,51 +82,48 @@ def decide(
 
     Args:
         sweep: What is swept.
-        seen: By run name; a run that is absent was never started.
+        seen: As in ``Decision``.
         max_failures: A run that failed more often is given up, and blocks its method: choosing among the others
             would be another protocol.
         accept_missing: Choose among the others all the same.
     """
-    return _Deciding(sweep, seen, max_failures, accept_missing).decide()
+    return _Deciding(sweep, max_failures, accept_missing, Decision(seen)).decide()
 
 
 def decide_by_looking(
     sweep: Sweep, look: Callable[[Run], Seen], max_failures: int = 2, accept_missing: bool = False,
-) -> tuple[Decision, dict[str, Seen]]:
+) -> Decision:
     """Look at the runs that there are and decide, until no run is new: results tell which runs there are."""
     seen: dict[str, Seen] = {}
     while True:
         decision = decide(sweep, seen, max_failures, accept_missing)
         unknown = [run for run in decision.runs if run.name not in seen]
         if not unknown:
-            return decision, seen
+            return decision
         seen.update({run.name: look(run) for run in unknown})
 
 
 @dataclass
 class _Deciding:
     sweep: Sweep
-    seen: Mapping[str, Seen]
     max_failures: int
     accept_missing: bool
-    decision: Decision = field(default_factory=Decision)
+    decision: Decision
 
     def decide(self) -> Decision:
         decision, sweep = self.decision, self.sweep
         for method in sweep.order():
             sizes = [len(step.grid) * len(sweep.select_seeds) for step in sweep.methods[method].steps]
             decision.to_come += sum([*sizes, len(sweep.report_seeds)][self.reach(method):])
-        waits = [run for run in decision.runs if not self.look(run).ended and not self.look(run).active]
+        waits = [run for run in decision.runs if decision.look(run).state in ('to start', 'failed')]
         decision.start = [run for run in waits if not self.gave_up(run)]
-        settled = all(self.look(run).ended or (self.accept_missing and run in waits) for run in decision.runs)
+        settled = all(decision.look(run).ended or (self.accept_missing and run in waits) for run in decision.runs)
         decision.complete = settled and not (decision.start or decision.blocked or decision.to_come)
         return decision
 
-    def look(self, run: Run) -> Seen:
-        return self.seen.get(run.name, Seen())
-
     def gave_up(self, run: Run) -> bool:
-        return not self.look(run).ended and self.look(run).failures > self.max_failures
+        seen = self.decision.look(run)
+        return not seen.ended and seen.failures > self.max_failures
 
     def reach(self, method: str) -> int:
         """Add the runs of a method's stages, and return how many stages have theirs."""
@@ -124,7 +140,7 @@ class _Deciding:
                     if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
             decision.runs += runs
             known += runs
-            if self.blocks(method, stage, runs) or any(not self.look(r).ended and not self.gave_up(r) for r in runs):
+            if self.blocks(method, stage, runs) or any(not (decision.look(r).ended or self.gave_up(r)) for r in runs):
                 return number + 1
             scores = self.scores(known)
             if not scores:
@@ -158,7 +174,7 @@ class _Deciding:
         runs = {run.seed: run for run in decision.runs if winner and run.method == base and run.rates == winner.rates
                 and (run.stage == REPORT) != selecting}
         for seed in seeds:
-            state = self.look(runs[seed]) if seed in runs else Seen()
+            state = decision.look(runs[seed]) if seed in runs else Seen()
             if state.value is None:
                 if state.diverged:
                     decision.blocked[method] = f'starts from {runs[seed].name}, which diverged'
@@ -171,5 +187,5 @@ class _Deciding:
         """Return the mean over the seeds by rates, of the rates whose runs all have a value."""
         values: dict[tuple[float, float], list[float | None]] = {}
         for run in runs:
-            values.setdefault(run.rates, []).append(self.look(run).value)
+            values.setdefault(run.rates, []).append(self.decision.look(run).value)
         return {rates: fmean(each) for rates, each in values.items() if None not in each}

@@ -15,7 +15,7 @@ from typing import Any
 
 import mmseg_daft
 from mmseg_daft.files import write_atomically
-from mmseg_daft.sweep.decision import Decision, Seen
+from mmseg_daft.sweep.decision import Decision
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import PATIENCE, TrainJob, end_tree
 
@@ -91,8 +91,8 @@ class Executor:
             return
         for run, job in zip(runs, jobs, strict=True):
             one = self.submitit.DebugExecutor(self.folder).submit(job) if self.kind == 'debug' else self._start(job)
-            self.runs.append(run)
             run.submitted(one.job_id, self.kind, job.ticket)
+            self.runs.append(run)
             if self.kind == 'debug':
                 one.exception()  # runs it; a failure is in the run's folder
 
@@ -111,7 +111,7 @@ class Executor:
                 end_tree(training, run.is_locked, PATIENCE)
 
     def _slurm_executor(self) -> Any:
-        cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
+        cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
         parameters = {
             'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
@@ -140,16 +140,16 @@ class Executor:
 
 def run_sweep(
     folder: SweepFolder, executor: Executor, max_failures: int, accept_missing: bool, interval: float,
-    show: Callable[[Decision, dict[str, Seen], str], None],
-) -> tuple[Decision, dict[str, Seen]]:
-    """Start runs until the sweep is complete, or cannot go on; return the last decision and what it rests on.
+    show: Callable[[Decision, str], None],
+) -> Decision:
+    """Start runs until the sweep is complete, or cannot go on; return the last decision.
 
     Args:
         folder: What is swept.
         executor: Trains.
         max_failures: As in ``decide``, like ``accept_missing``.
         interval: Seconds between two looks at the folder.
-        show: Called with the decision, what is known, and a remark.
+        show: Called with the decision and a remark.
 
     Raises:
         SystemExit: Another process runs the sweep, or Slurm refuses the jobs.
@@ -159,11 +159,11 @@ def run_sweep(
         write_atomically(folder.path / 'patience.json', [max_failures, accept_missing])
         while True:
             queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
-            decision, seen = folder.look(queue, max_failures, accept_missing)
-            active = [run for run in decision.runs if seen[run.name].active]
-            show(decision, seen, 'Slurm does not answer: waiting for it' if queue is None else '')
+            decision = folder.look(queue, max_failures, accept_missing)
+            active = [run for run in decision.runs if decision.look(run).active]
+            show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
             if decision.complete or not (decision.start or active):
-                return decision, seen
+                return decision
             free = len(decision.start) if executor.kind == 'slurm' else max(0, executor.parallel - len(active))
             due = [folder.describe(run) for run in decision.start[:free]] if queue is not None else []
             if due:
@@ -186,13 +186,8 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(',')][:count]
 
 
-def known_queue() -> set[str] | None:
-    """Return what the queue of this machine's cluster holds, nothing without one; ``None`` if Slurm does not answer."""
-    return slurm_queue() if shutil.which('squeue') else set()
-
-
 def slurm_queue(cancel_held: bool = False) -> set[str] | None:
-    """Return the ids of this user's jobs that run or wait, or ``None`` where Slurm does not answer.
+    """Return the ids of this user's jobs that run or wait, none without Slurm, ``None`` where it does not answer.
 
     Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
     that Slurm holds because its launch failed would wait for ever, so it does not count.
@@ -200,6 +195,8 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     Args:
         cancel_held: Cancel those of them that are a sweep's: the runs will be submitted again.
     """
+    if shutil.which('squeue') is None:
+        return set()
     command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i|%F_%K|%r|%j']
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

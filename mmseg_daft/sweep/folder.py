@@ -138,8 +138,9 @@ class RunFolder:
         result = self.result()
         if result is not None:
             return Seen(value=result['value'], diverged=result['diverged'])
-        active = in_queue or self.is_locked()
-        return Seen(failures=self.failures(active), active=active)
+        running = self.is_locked()
+        active = in_queue or running
+        return Seen(failures=self.failures(active), active=active, running=running)
 
     def failures(self, active: bool = False) -> int:
         """Return how many starts failed, and how many jobs did not come as far as a start.
@@ -310,7 +311,7 @@ class SweepFolder:
 
     def look(
         self, in_queue: set[str] | None, max_failures: int | None = None, accept_missing: bool = False,
-    ) -> tuple[Decision, dict[str, Seen]]:
+    ) -> Decision:
         """Return what to do next, and what is known of each run.
 
         Args:
@@ -325,14 +326,6 @@ class SweepFolder:
         if max_failures is None:
             max_failures, accept_missing = read_json(self.path / 'patience.json') or (2, False)
         return decide_by_looking(self.sweep, seen, max_failures, accept_missing)
-
-    def state(self, run: Run, seen: Seen) -> str:
-        """Return a run's state in a word: done, diverged, running, queued, failed or to start."""
-        if seen.ended:
-            return 'diverged' if seen.diverged else 'done'
-        if seen.active:
-            return 'running' if self.run_folder(run).is_locked() else 'queued'
-        return 'failed' if seen.failures else 'to start'
 
     @contextmanager
     def locked(self) -> Iterator[None]:

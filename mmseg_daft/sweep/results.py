@@ -17,7 +17,7 @@ from rich.console import Console
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import iterations_done
 from mmseg_daft.sweep.decision import Decision, Seen
-from mmseg_daft.sweep.executor import known_queue
+from mmseg_daft.sweep.executor import slurm_queue
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import REPORT, Run
 from mmseg_daft.sweep.screen import narrow_table
@@ -65,19 +65,17 @@ class MethodResult:
         return PAPER.get(self.method, self.method), number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
 
 
-def method_results(
-    runs: Iterable[Run], seen: Mapping[str, Seen], states: Mapping[str, str],
-) -> list[MethodResult]:
-    """Return the reported results in the paper's order; ``seen`` and ``states`` are by the runs' names."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
+def method_results(decision: Decision) -> list[MethodResult]:
+    """Return the reported results in the paper's order."""
+    groups: dict[str, dict[Run, Seen]] = {}
+    for run in decision.runs:
         if run.stage == REPORT:
-            groups.setdefault(run.method, []).append(run)
+            groups.setdefault(run.method, {})[run] = decision.look(run)
     order = [*(method for method in PAPER if method in groups), *sorted(set(groups) - set(PAPER))]
     return [MethodResult(
-        method, groups[method][0].rates,
-        {run.seed: seen[run.name].value for run in groups[method] if states[run.name] == 'done'},
-        {run.seed: states[run.name] for run in groups[method] if states[run.name] != 'done'}) for method in order]
+        method, next(iter(groups[method])).rates,
+        {run.seed: seen.value for run, seen in groups[method].items() if seen.value is not None},
+        {run.seed: seen.state for run, seen in groups[method].items() if seen.value is None}) for method in order]
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -111,10 +109,9 @@ def to_latex(results: list[MethodResult], metric: str) -> str:
 
 def write_results(folder: SweepFolder, console: Console) -> list[str]:
     """Write all files into ``DIR/results``, print the table and return what is missing."""
-    decision, seen = folder.look(known_queue())
-    states = {run.name: folder.state(run, seen[run.name]) for run in decision.runs}
-    rows = [row_of(folder, run, seen[run.name], states[run.name]) for run in decision.runs]
-    results, place, metric = method_results(decision.runs, seen, states), folder.path / 'results', folder.sweep.metric
+    decision = folder.look(slurm_queue())
+    rows = [row_of(folder, run, decision.look(run)) for run in decision.runs]
+    results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric
     missing = [f'{row["name"]}: {row["state"]}, {row["iteration"]} of {row["iterations"]} iterations' for row in rows
                if row['state'] not in ('done', 'diverged')]
     missing += [f'{row["name"]}: diverged, so its seed is not in the mean' for row in rows
@@ -133,7 +130,7 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     write_atomically(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
     write_atomically(place / 'commands.sh', retrain_script(rows))
     write_atomically(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
-    draw_curves(decision, seen, metric, place / 'curves.png')
+    draw_curves(decision, metric, place / 'curves.png')
     table = narrow_table(['method', f'{metric} %', 'backbone_lr', 'head_lr'], ['seeds'])
     for result in results:
         _, number, seeds, *rates = result.cells()
@@ -148,12 +145,12 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     return missing
 
 
-def row_of(folder: SweepFolder, run: Run, seen: Seen, state: str) -> dict[str, Any]:
+def row_of(folder: SweepFolder, run: Run, seen: Seen) -> dict[str, Any]:
     """Return a run's row of ``runs.csv``."""
     place, gpus = folder.run_folder(run), max(1, folder.gpus_per_run)
     described, result = place.description(), place.result() or {}
     return dict(
-        name=run.name, state=state, method=run.method, stage=run.stage, backbone_lr=run.backbone_lr,
+        name=run.name, state=seen.state, method=run.method, stage=run.stage, backbone_lr=run.backbone_lr,
         head_lr=run.head_lr, seed=run.seed, start=run.start.name if run.start else None, metric=folder.sweep.metric,
         value=result.get('value'), split='test' if run.stage == REPORT else 'held-out',
         iterations=folder.sweep.iterations, iteration=result.get('iteration') or iterations_done(place.work_dir),
@@ -195,7 +192,7 @@ def retrain_script(rows: Iterable[Mapping[str, Any]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path: Path) -> None:
+def draw_curves(decision: Decision, metric: str, path: Path) -> None:
     """Draw the steps of every method into one picture.
 
     Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
@@ -210,7 +207,7 @@ def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path:
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
     FigureCanvasAgg(figure)
-    values = [seen[run.name].value for run in selecting if seen[run.name].value is not None] or [0, 1]
+    values = [decision.look(run).value for run in selecting if decision.look(run).value is not None] or [0, 1]
     margin = 0.08 * (max(values) - min(values)) or 1
     for number, (method, stage) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, number)
@@ -222,7 +219,7 @@ def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path:
         if not both:
             here += [run for run in selecting
                      if run.method == method and run.stage < stage and getattr(run, fixed) == held]
-        _draw_panel(axes, here, seen, swept, decision.winners.get((method, stage)), min(values) - margin)
+        _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
         axes.set_xscale('log')
         axes.set_ylim(min(values) - 1.8 * margin, max(values) + 1.8 * margin)
         axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}'
@@ -238,18 +235,19 @@ def draw_curves(decision: Decision, seen: Mapping[str, Seen], metric: str, path:
 
 
 def _draw_panel(
-    axes: Any, runs: Sequence[Run], seen: Mapping[str, Seen], swept: str, winner: Run | None, bottom: float,
+    axes: Any, decision: Decision, runs: Sequence[Run], swept: str, winner: Run | None, bottom: float,
 ) -> None:
-    points = [(getattr(run, swept), seen[run.name].value) for run in runs if seen[run.name].value is not None]
+    seen = {run: decision.look(run) for run in runs}
+    points = [(getattr(run, swept), seen[run].value) for run in runs if seen[run].value is not None]
     rates = sorted({rate for rate, _ in points})
     means = [statistics.fmean(value for other, value in points if other == rate) for rate in rates]
     axes.plot(rates, means, '-', color=LINE, linewidth=1.5)
     axes.plot([rate for rate, _ in points], [value for _, value in points], 'o', color=LINE, markersize=4)
-    diverged = {getattr(run, swept) for run in runs if seen[run.name].diverged}
+    diverged = {getattr(run, swept) for run in runs if seen[run].diverged}
     axes.plot([*diverged], [bottom] * len(diverged), 'x', color='black', markersize=7, markeredgewidth=1.8)
     for rate in diverged:
         axes.annotate('diverged', (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7)
-    best = [seen[run.name].value for run in runs if winner and run.rates == winner.rates]
+    best = [seen[run].value for run in runs if winner and run.rates == winner.rates]
     if winner and best:
         star = getattr(winner, swept), statistics.fmean(best)
         axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)

@@ -14,12 +14,11 @@ from rich.text import Text
 
 from mmseg_daft.files import read_json
 from mmseg_daft.run_output import iterations_done, seconds_per_iteration
-from mmseg_daft.sweep.decision import Decision, Seen
+from mmseg_daft.sweep.decision import STATES, Decision
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import RATES, REPORT, Run
 
 MOST_RUNNING = 8
-STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
 def plan_table(folder: SweepFolder) -> tuple[Table, str]:
@@ -55,28 +54,25 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     return table, line
 
 
-def screen(
-    folder: SweepFolder, decision: Decision, seen: dict[str, Seen], parallel: int, remark: str = '',
-) -> RenderableType:
+def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
     """Return the picture of a sweep."""
-    states = {run.name: folder.state(run, seen[run.name]) for run in decision.runs}
     table = narrow_table(['method', 'stage', 'runs', f'best {folder.sweep.metric}\nat {", ".join(RATES)}'], ['of them'])
     for method, stage in dict.fromkeys((run.method, run.stage) for run in decision.runs):
         runs = [run for run in decision.runs if (run.method, run.stage) == (method, stage)]
-        count = Counter(states[run.name] for run in runs)
-        table.add_row(method, stage, str(len(runs)), _best(runs, seen),
+        count = Counter(decision.look(run).state for run in runs)
+        table.add_row(method, stage, str(len(runs)), _best(decision, runs),
                       ', '.join(f'{count[state]} {state}' for state in STATES if count[state]))
     lines: list[RenderableType] = [Text(str(folder.path), style='bold'), table]
-    running = [run for run in decision.runs if states[run.name] == 'running']
+    running = [run for run in decision.runs if decision.look(run).state == 'running']
     progress = {run.name: iterations_done(folder.run_folder(run).work_dir) for run in running}
     for run in running[:MOST_RUNNING]:
         lines.append(Text(f'  {progress[run.name]:>6} of {folder.sweep.iterations}  {run.name}'))
     if len(running) > MOST_RUNNING:
         lines.append(Text(f'  and {len(running) - MOST_RUNNING} more'))
     lines += [Text(f'{method} cannot go on: {reason}', style='red') for method, reason in decision.blocked.items()]
-    failed = [run for run in decision.runs if states[run.name] == 'failed']
+    failed = [run for run in decision.runs if decision.look(run).state == 'failed']
     lines += [Text(f'  why: {_reason(folder, run)}', style='red') for run in failed[:3]]
-    lines.append(Text(_time_left(folder, decision, seen, progress, parallel)))
+    lines.append(Text(_time_left(folder, decision, sum(progress.values()), parallel)))
     if remark:
         lines.append(Text(remark, style='yellow'))
     return Group(*lines)
@@ -85,20 +81,20 @@ def screen(
 class ChangeLog:
     """The sweep as lines of a log, one per change: for a file or a batch job, where a screen cannot move."""
 
-    def __init__(self, folder: SweepFolder, console: Console) -> None:
-        self.folder, self.console = folder, console
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.before: dict[str, str] = {}
 
-    def __call__(self, decision: Decision, seen: dict[str, Seen], remark: str) -> None:
+    def __call__(self, decision: Decision, remark: str) -> None:
         """Print what has changed."""
-        now = {run.name: self.folder.state(run, seen[run.name]) for run in decision.runs}
-        now |= {f'{method} cannot go on': reason for method, reason in decision.blocked.items()}
+        now = {f'{method} cannot go on': reason for method, reason in decision.blocked.items()}
+        for run in decision.runs:
+            seen = decision.look(run)
+            now[run.name] = seen.state if seen.value is None else f'{seen.state} {seen.value:.2f}'
         now |= {'note': remark} if remark else {}
         for name, state in now.items():
             if self.before.get(name) != state:
-                value = seen[name].value if name in seen else None
-                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}'
-                                   + ('' if value is None else f' {value:.2f}'), markup=False)
+                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}', markup=False)
         self.before = now
 
 
@@ -122,43 +118,33 @@ def _reason(folder: SweepFolder, run: Run) -> str:
     return str(place.log if place.log.exists() else folder.path / 'jobs' / f'{place.job()}_0_log.err')
 
 
-def _best(runs: list[Run], seen: dict[str, Seen]) -> str:
+def _best(decision: Decision, runs: list[Run]) -> str:
     """Return the best mean over the seeds so far, with its rates."""
     values: dict[tuple[float, float], list[float]] = {}
     for run in runs:
-        if seen[run.name].value is not None:
-            values.setdefault(run.rates, []).append(seen[run.name].value)
-    means = {rates: statistics.fmean(each) for rates, each in values.items()}
-    if not means:
-        return ''
-    best = max(means, key=means.get)
-    return f'{means[best]:.2f} at {best[0]:g}, {best[1]:g}'
+        if decision.look(run).value is not None:
+            values.setdefault(run.rates, []).append(decision.look(run).value)
+    mean, rates = max(((statistics.fmean(each), rates) for rates, each in values.items()), default=(None, None))
+    return '' if mean is None else f'{mean:.2f} at {rates[0]:g}, {rates[1]:g}'
 
 
-def _time_left(
-    folder: SweepFolder, decision: Decision, seen: dict[str, Seen], progress: dict[str, int], parallel: int,
-) -> str:
+def _time_left(folder: SweepFolder, decision: Decision, done: int, parallel: int) -> str:
+    """Return how many runs there are to go and how long they will take, by the runs so far or else by the probe."""
     if decision.complete:
         return 'Complete.'
-    open_runs = [run for run in decision.runs if not seen[run.name].ended]
-    text = f'{len(open_runs)} runs to go'
+    open_runs = sum(not decision.look(run).ended for run in decision.runs)
+    text = f'{open_runs} runs to go'
     if decision.to_come:
         text += f', and {decision.to_come} whose rates are yet to be found'
-    seconds = _seconds_per_iteration(folder, decision.runs)
-    if seconds is None:
+    speeds = []
+    for run in decision.runs:
+        place = folder.run_folder(run)
+        result = place.result()
+        speeds.append(result['seconds_per_iteration'] if result else seconds_per_iteration(place.work_dir))
+    timed = (read_json(folder.path / 'probe.json') or {}).values()
+    speeds = [speed for speed in speeds if speed] or [method['seconds_per_iteration'] for method in timed]
+    if not speeds:
         return f'{text}.'
-    iterations = (len(open_runs) + decision.to_come) * folder.sweep.iterations - sum(progress.values())
-    hours = iterations * seconds / max(1, parallel) / 3600
+    iterations = (open_runs + decision.to_come) * folder.sweep.iterations - done
+    hours = iterations * statistics.median(speeds) / max(1, parallel) / 3600
     return f'{text}; about {hours:.1f} h of training left, {parallel} at a time.'
-
-
-def _seconds_per_iteration(folder: SweepFolder, runs: list[Run]) -> float | None:
-    """Return the median over the runs that have some, else the mean of the probe's."""
-    places = [folder.run_folder(run) for run in runs]
-    known = [result['seconds_per_iteration'] if (result := place.result()) else seconds_per_iteration(place.work_dir)
-             for place in places]
-    known = [value for value in known if value]
-    if known:
-        return statistics.median(known)
-    timed = read_json(folder.path / 'probe.json')
-    return statistics.fmean(method['seconds_per_iteration'] for method in timed.values()) if timed else None

@@ -54,7 +54,7 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     process, log = start(*run)
     cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/submissions'))) >= 4, 900)
     cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 900)
-    process.kill()  # the tool, without a word
+    process.kill()  # `run`, without a word
     cluster.stop('slurmctld')
     process, log = start(*run)
     cluster.wait_for('a result without the controller', lambda: results(folder), 900)
@@ -115,7 +115,8 @@ def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeue
         '        (work / "iter_1.pth").touch(); sys.exit(75)\n'
         '    signal.signal(signal.SIGUSR2, stop)\n'
         '    (work / "up").touch(); time.sleep(1800)\n'
-        '(work / "iter_2.pth").write_bytes(b"PK\\5\\6" + bytes(18)); (work / "last_checkpoint").write_text(str(work / "iter_2.pth"))\n'
+        '(work / "iter_2.pth").write_bytes(b"PK\\5\\6" + bytes(18))\n'
+        '(work / "last_checkpoint").write_text(str(work / "iter_2.pth"))\n'
         '(work / "1" / "vis_data" / "scalars.json").write_text(json.dumps(dict(mIoU=50.0, step=2)))\n')
     place.describe(dict(iterations=2, metric='mIoU', command=[sys.executable, '-c', program], test_command=[]))
     script = (

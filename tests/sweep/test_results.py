@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import subprocess
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -31,13 +32,13 @@ TABLE = [
     ('daft', 'report', 0.1, 1, 0, 75.5), ('daft', 'report', 0.1, 1, 1, 'running'),
     ('lp', 'report', 0, 1, 0, 65.25)]
 RUNS = [Run(*row[:5]) for row in TABLE]
-STATES = {run.name: row[5] if isinstance(row[5], str) else 'done' for run, row in zip(RUNS, TABLE)}
-SEEN = {run.name: Seen(None if isinstance(row[5], str) else row[5], row[5] == 'diverged', active=row[5] == 'running')
-        for run, row in zip(RUNS, TABLE)}
+DECISION = Decision({
+    run.name: Seen(None if isinstance(row[5], str) else row[5], row[5] == 'diverged', 0, *[row[5] == 'running'] * 2)
+    for run, row in zip(RUNS, TABLE)}, RUNS)
 
 
 def test_mean_and_deviation_are_numpy_s_and_absent_seeds_are_named():
-    lp, ft, daft = method_results(RUNS, SEEN, STATES)
+    lp, ft, daft = method_results(DECISION)
     assert [r.method for r in (lp, ft, daft)] == ['lp', 'ft', 'daft']
     assert math.isclose(ft.mean, np.mean(FT)) and math.isclose(ft.deviation, np.std(FT, ddof=1))
     assert lp.deviation is None and daft.absent == {1: 'running'}
@@ -48,7 +49,7 @@ def test_mean_and_deviation_are_numpy_s_and_absent_seeds_are_named():
 
 
 def test_latex_marks_the_best_of_the_complete():
-    table = to_latex(method_results(RUNS, SEEN, STATES), 'mIoU')
+    table = to_latex(method_results(DECISION), 'mIoU')
     assert r'FT & \textbf{71.40 $\pm$ 1.35} & 3 & 0.01 & 0.01 \\' in table
     assert r'DAFT & 75.50 &' in table
     assert table.count(r'\begin') == table.count(r'\end') == 1
@@ -56,7 +57,7 @@ def test_latex_marks_the_best_of_the_complete():
 
 def test_csv_holds_every_run_and_nothing_where_there_is_no_value(tmp_path):
     rows = [row_of(SweepFolder(tmp_path, Sweep({}), dict.fromkeys(('lp', 'ft', 'daft'), 'x.py'), 0.1, '', 0), run,
-                   SEEN[run.name], STATES[run.name]) | {'value': SEEN[run.name].value} for run in RUNS]
+                   DECISION.look(run)) | {'value': DECISION.look(run).value} for run in RUNS]
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [r['name'] for r in read] == [run.name for run in RUNS]
     assert [r['value'] for r in read if r['state'] != 'done'] == ['', '']
@@ -66,9 +67,9 @@ def test_csv_holds_every_run_and_nothing_where_there_is_no_value(tmp_path):
 def test_the_winner_s_star_stands_out_of_the_curves_also_in_gray(tmp_path, gray):
     """The star is the one orange thing; in gray it is the one medium shade with a black rim."""
     path = tmp_path / 'curves.png'
-    draw_curves(Decision(RUNS, winners={('ft', 'step1'): RUNS[1]}), SEEN, 'mIoU', path)
+    draw_curves(replace(DECISION, winners={('ft', 'step1'): RUNS[1]}), 'mIoU', path)
     with_star = cv2.imread(str(path)).astype(int)
-    draw_curves(Decision(RUNS), SEEN, 'mIoU', path)
+    draw_curves(DECISION, 'mIoU', path)
     without = cv2.imread(str(path)).astype(int)
     difference = np.abs(with_star - without)
     if gray:

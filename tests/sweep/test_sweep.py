@@ -23,14 +23,14 @@ from support.sweep_runs import write_methods
 from mmseg_daft import cli
 from mmseg_daft.console import make_console
 from mmseg_daft.engine.configs import leaf_datasets
-from mmseg_daft.sweep import executor, plan
+from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
-from mmseg_daft.sweep.decision import decide
+from mmseg_daft.sweep.decision import STATES, decide
 from mmseg_daft.sweep.executor import Executor, slurm_queue
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.protocol import RATES, Protocol, Step, Sweep, protocols
 from mmseg_daft.sweep.results import write_results
-from mmseg_daft.sweep.screen import STATES, ChangeLog, plan_table
+from mmseg_daft.sweep.screen import ChangeLog, plan_table
 
 ROOT = Path(__file__).parents[2]
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
@@ -205,7 +205,7 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
     folder.save()
     codes = {'ft_step1': 'aaa', 'ft_report': 'aaa'}
     for mixed in (False, True):
-        while runs := folder.look(set())[0].start:
+        while runs := folder.look(set()).start:
             for run in runs:
                 folder.describe(run).write_result(dict(
                     value=1.0, diverged=False, iteration=2, seconds=1, seconds_per_iteration=1, versions={},
@@ -347,7 +347,7 @@ def half_way(tmp_path, monkeypatch):
     (folder.path / 'probe.json').write_text(json.dumps(dict.fromkeys(known, timing)))
     odd = iter(['failed', 'running', 'queued', 'diverged', 'to start'])
     for _ in range(6):
-        for run in folder.look({'queued'})[0].start:
+        for run in folder.look({'queued'}).start:
             place = folder.describe(run)
             state = next(odd, 'to start') if run.method == 'daft' or run.name.startswith('ft_report') else 'done'
             if state in ('done', 'diverged'):
@@ -365,8 +365,9 @@ def half_way(tmp_path, monkeypatch):
                 place.submitted('queued', 'local', 'ticket')
             elif state == 'running':
                 locks.append(place.lock())
-    monkeypatch.setattr(executor, 'slurm_queue', lambda: {'queued'})
-    monkeypatch.setattr(executor.shutil, 'which', lambda name: name)
+    (tmp_path / 'squeue').write_text('#!/bin/sh\necho "queued|queued|None|sweep-x"\n')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
     yield folder
     for lock in locks:
         os.close(lock)
@@ -379,14 +380,14 @@ def test_what_is_shown_fits_and_nothing_is_cut(what, columns, half_way, monkeypa
     monkeypatch.setenv('COLUMNS', '80')
     if columns == 100:
         monkeypatch.delenv('COLUMNS')
-    decision, seen = half_way.look({'queued'})
+    decision = half_way.look({'queued'})
     words, reported = {*protocols(), 'step1', 'report'}, [run for run in decision.runs if run.stage == 'report']
     if what == 'plan':
         make_console().print(*plan_table(half_way), sep='\n')
         grids = [step.grid for protocol in protocols().values() for step in protocol.steps]
         words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'step2', 'runs', 'GPU', 'seeds', '1640.4'}
     elif what == 'log':
-        ChangeLog(half_way, make_console())(decision, seen, 'Slurm does not answer: waiting for it')
+        ChangeLog(make_console())(decision, 'Slurm does not answer: waiting for it')
         words = {f'{run.name}:' for run in decision.runs} | {'99.50'}
     else:
         cli.main(['sweep', what, 'sweep'])
