@@ -36,9 +36,9 @@ def run_logged(
 
     Args:
         command: Program and arguments; no shell is involved.
-        log: Where the output goes; overwritten.
+        log: Overwritten.
         cwd: The working directory.
-        env: The environment.
+        env: The whole environment.
         poll: Called a few times a second meanwhile, for instance to move a progress bar.
 
     Raises:

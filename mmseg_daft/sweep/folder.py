@@ -25,10 +25,10 @@ from mmseg_daft.sweep.decision import Decision, Seen, decide_by_looking
 from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Sweep
 
 CODE = Path(__file__).resolve().parents[1]
+# What may differ where the same sweep is planned again, and where the same run is reached in another way: another
+# spelling of the interpreter or a moved checkout is no other run.
 PLANNED_AT = {'revision', 'directory'}
-"""What may differ where the same sweep is planned again."""
 WAYS = {'command', 'test_command', 'directory', 'revision', 'code'}
-"""What may change of a run's description: another spelling of the interpreter or a moved checkout is no other run."""
 
 
 class RunFolder:

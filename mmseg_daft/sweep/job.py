@@ -21,15 +21,11 @@ from mmseg_daft import run_output as output
 from mmseg_daft.files import mend_last_checkpoint
 from mmseg_daft.sweep.folder import RunFolder
 
-STOPPED = 75
-"""How a training says that it saved a checkpoint because of a signal (``CheckpointOnSignalHook``)."""
+STOPPED = 75  # the exit status of a training that saved a checkpoint because of SIGNAL (CheckpointOnSignalHook)
 SIGNAL = signal.SIGUSR2
-PATIENCE = 240
-"""Seconds for saving a checkpoint: less than Slurm gives before the end of a job."""
-AGAIN = 5
-"""Seconds between two signals: one that comes while a process starts is lost."""
-LAST = 60
-"""Seconds that killed processes get to be gone."""
+PATIENCE = 240  # seconds for saving a checkpoint: less than Slurm gives before the end of a job
+AGAIN = 5  # seconds between two signals: one that comes while a process starts is lost
+LAST = 60  # seconds that killed processes get to be gone
 PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite',
             'numpy', 'mmseg-daft')
 
@@ -216,16 +212,15 @@ def ask_tree(pid: int) -> None:
 
 def end_tree(pid: int, alive: Callable[[], bool], seconds: float) -> None:
     """Ask a tree again and again to end; kill what is left of it after some time."""
-    deadline, next_time = time.monotonic() + seconds, 0.0
-    while alive():
-        if time.monotonic() > deadline:
-            for one in reversed(tree(pid)):
-                with suppress(OSError):
-                    os.kill(one, signal.SIGKILL)
-            while alive() and time.monotonic() < deadline + LAST:
-                time.sleep(0.1)
-            return
+    begin, next_time = time.monotonic(), 0.0
+    while alive() and time.monotonic() < begin + seconds:
         if time.monotonic() >= next_time:
             ask_tree(pid)
             next_time = time.monotonic() + AGAIN
+        time.sleep(0.1)
+    if alive():
+        for one in reversed(tree(pid)):
+            with suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+    while alive() and time.monotonic() < begin + seconds + LAST:
         time.sleep(0.1)

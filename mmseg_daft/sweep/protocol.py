@@ -16,12 +16,7 @@ REPORT = 'report'
 
 @dataclass(frozen=True)
 class Step:
-    """One sweep over one rate.
-
-    Attributes:
-        rates: The rates that take the grid's value: one of ``RATES``, or both.
-        grid: The values, from the largest.
-    """
+    """One sweep over one of ``RATES``, or over both at once; the grid's values are from the largest."""
 
     rates: tuple[str, ...]
     grid: tuple[float, ...]

@@ -24,20 +24,7 @@ MOST_RUNNING = 8
 def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     """Return the table of all runs by method and stage, and a line on their sum."""
     sweep, timed = folder.sweep, read_json(folder.path / 'probe.json') or {}
-    table = narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
-    total, hours = 0, 0.0
-
-    def add(method: str, stage: str, rates: dict[str, str], seeds: Sequence[int], points: int = 1) -> None:
-        nonlocal total, hours
-        runs, cost = points * len(seeds), []
-        total += runs
-        if method in timed:
-            seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
-            hours += runs * seconds * max(1, folder.gpus_per_run) / 3600
-            cost = [_shown(runs * seconds * max(1, folder.gpus_per_run) / 3600)]
-        table.add_row(method, stage, str(runs), *cost, *(rates[rate] for rate in RATES), ', '.join(map(str, seeds)),
-                      end_section=stage == REPORT)
-
+    rows: list[tuple[str, str, dict[str, str], Sequence[int], int]] = []
     for method in sweep.order():
         protocol = sweep.methods[method]
         rates = {rate: f'{value:g}' for rate, value in protocol.fixed.items()}
@@ -45,13 +32,22 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
             swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
-            add(method, f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid))
-            rates.update(dict.fromkeys(step.rates, 'best'))
-        add(method, REPORT, rates, sweep.report_seeds)
-    line = f'{total} runs of {sweep.iterations} iterations'
-    line += (f', about {_shown(hours)} GPU hours by the probe.' if timed
-             else '; --probe 20 times a short training of each method and tells the GPU hours.')
-    return table, line
+            rows.append((method, f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            rates |= dict.fromkeys(step.rates, 'best')
+        rows.append((method, REPORT, rates, sweep.report_seeds, 1))
+    table = narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
+    total, hours = 0, 0.0
+    for method, stage, rates, seeds, points in rows:
+        runs, cost = points * len(seeds), []
+        if timed:
+            seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
+            cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
+        total, hours = total + runs, hours + sum(cost)
+        table.add_row(method, stage, str(runs), *map(_shown, cost), *(rates[rate] for rate in RATES),
+                      ', '.join(map(str, seeds)), end_section=stage == REPORT)
+    return table, f'{total} runs of {sweep.iterations} iterations' + (
+        f', about {_shown(hours)} GPU hours by the probe.' if timed
+        else '; --probe 20 times a short training of each method and tells the GPU hours.')
 
 
 def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
