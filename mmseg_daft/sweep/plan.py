@@ -73,7 +73,7 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
         SystemExit: The config cannot be swept.
     """
     path, metric, protocol = folder.configs[method], folder.sweep.metric, folder.sweep.methods[method]
-    if cfg.optim_wrapper.get('constructor') != 'DAFTOptimWrapperConstructor':
+    if type_name({'type': cfg.optim_wrapper.get('constructor')}) != 'DAFTOptimWrapperConstructor':
         raise SystemExit(f"{path}: a sweep sets backbone_lr and head_lr, which are DAFTOptimWrapperConstructor's: add "
                          "optim_wrapper = dict(constructor='DAFTOptimWrapperConstructor').")
     for part in ('val_evaluator', 'test_evaluator'):

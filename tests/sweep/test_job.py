@@ -194,6 +194,7 @@ def all_up(place):
     return len([*place.work_dir.glob('up-[01]')]) == 2
 
 
+@pytest.mark.slow
 def test_the_signal_reaches_every_rank_under_torchrun(ranks):
     place = ranks('save')
     process = start(place, 'signal.signal(signal.SIGUSR1, lambda *_: (job.stop(), sys.exit(9)))')
@@ -204,6 +205,7 @@ def test_the_signal_reaches_every_rank_under_torchrun(ranks):
     assert [a['outcome'] for a in place.attempts()] == ['stopped']
 
 
+@pytest.mark.slow
 def test_ranks_that_do_not_listen_are_killed_after_a_while(ranks):
     place = ranks('ignore')
     process = start(place, 'job.stop.__func__.__globals__["PATIENCE"] = 1\n'

@@ -78,7 +78,7 @@ def test_the_winner_s_star_stands_out_of_the_curves_also_in_gray(tmp_path, gray)
 
 
 @pytest.mark.parametrize('tested', [False, True])
-def test_a_run_is_made_anew_where_it_was_planned_into_a_new_folder(tested, tmp_path):
+def test_a_run_is_trained_again_where_it_was_planned_into_a_new_folder(tested, tmp_path):
     planned, program = tmp_path / 'planned here', tmp_path / 'program'
     planned.mkdir()
     program.write_text('#!/bin/sh\necho "$PWD|$*"\n')

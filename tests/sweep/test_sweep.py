@@ -200,6 +200,38 @@ def test_a_sweep_whose_directory_has_moved_goes_on_once_it_is_planned_there(tmp_
     assert SweepFolder.load(tmp_path).describe(run).description()['directory'] == str(tmp_path)
 
 
+def test_a_sweep_that_was_begun_by_version_0_1_goes_on(sweep, tmp_path):
+    """Its runs were started by tools/train.py of a checkout; what had ended stays, the others are started as now."""
+    method = dict(steps=[dict(rates=['backbone_lr', 'head_lr'], grid=[0.1, 0.01])], fixed={}, starts_from=None)
+    (tmp_path / 'sweep.json').write_text(json.dumps(dict(
+        sweep=dict(methods=dict(ft=method), select_seeds=[0], report_seeds=[0], metric='mIoU', iterations=2),
+        configs=dict(ft='x.py'), held_out=0.3, held_out_by='', held_out_seed=0, options=[], gpus_per_run=0,
+        revision='1ca907da355e', directory=str(tmp_path))))
+    names = [f'ft_step1_backbone-{rate}_head-{rate}_seed-0' for rate in (0.1, 0.01)]
+    for name, rate in zip(names, (0.1, 0.01)):
+        (tmp_path / 'runs' / name / 'attempts').mkdir(parents=True)
+        (tmp_path / 'runs' / name / 'run.json').write_text(json.dumps(dict(
+            method='ft', stage='step1', backbone_lr=rate, head_lr=rate, seed=0, start=None, iterations=2,
+            metric='mIoU', config='x.py', revision='1ca907da355e', gpus=0, directory=str(tmp_path), code='/old/tools',
+            command=['python', '/old/tools/train.py', 'c.py', '--resume', '--work-dir', 'w'],
+            test_command=['python', '/old/tools/test.py', 'c.py', '--work-dir', 'w'])))
+        (tmp_path / 'runs' / name / 'attempts' / '0001.json').write_text(json.dumps(dict(
+            started=1.0, host='vm', pid=1, job='1', ticket='t', iteration=0, outcome='stopped', ended=2.0)))
+    (tmp_path / 'runs' / names[0] / 'result.json').write_text(json.dumps(dict(
+        value=8.91, diverged=False, iteration=2, metrics=dict(mIoU=8.91), checkpoint='iter_2.pth', seconds=12.0,
+        seconds_per_iteration=0.06, revision='1ca907da355e', tested=False, host='vm', job='1', versions={})))
+    folder = SweepFolder.load(tmp_path)
+    decision = folder.look(set())
+    assert [run.name for run in decision.start] == names[1:] and decision.seen[names[0]].value == 8.91
+    described = folder.describe(decision.start[0]).description()
+    assert described['command'][1:4] == ['-m', 'mmseg_daft', 'train']
+    folder_of(tmp_path, sweep=folder.sweep, gpus_per_run=0, directory='elsewhere').save()
+    assert SweepFolder.load(tmp_path) == folder
+    assert '1 done' in sweep('status', tmp_path)
+    sweep('collect', tmp_path, code=1)
+    assert '/old/tools/train.py' in (tmp_path / 'results' / 'commands.sh').read_text()
+
+
 def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
     folder = folder_of(tmp_path, directory=str(tmp_path), revision='planned')
     folder.save()
@@ -219,7 +251,7 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
         codes['ft_report'] = 'bbb'
 
 
-def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monkeypatch):
+def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, monkeypatch):
     """By programs in Slurm's place: a launch that fails is hard to come by."""
     lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
             '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x'
