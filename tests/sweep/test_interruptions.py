@@ -4,7 +4,9 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,13 @@ SWEEP = Sweep({
 # dies before it notes that it has begun.
 EVENTS = st.sampled_from(['finish', 'fail', 'vanish', 'preempt', 'progress', 'vanish before its attempt'])
 STEPS = st.one_of(st.tuples(EVENTS, st.integers(0, 20)), st.just(('restart', 0)), st.just(('look', 0)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def without_fsync():
+    """No machine crashes here, and waiting for the disk takes most of the time."""
+    with mock.patch('os.fsync'):
+        yield
 
 
 def outcome(name):
