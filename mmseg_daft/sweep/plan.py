@@ -60,6 +60,8 @@ def freeze(folder: SweepFolder) -> None:
         check(folder, method, cfg)
         prepare(folder, cfg)
         report, selecting = copy.deepcopy(cfg), cfg
+        share_statistics(folder, f'{method}-report', report)
+        share_statistics(folder, f'{method}-select', selecting)
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
         select_by_held_out(folder, selecting)
         write_atomically(folder.frozen_config(method, REPORT), report.pretty_text)
@@ -103,7 +105,7 @@ def metrics_of(evaluator: Any) -> set[str] | None:
 
 
 def prepare(folder: SweepFolder, cfg: Config) -> None:
-    """Let a config validate once, at its end, carry the hooks that a sweep relies on, and share its statistics.
+    """Let a config validate once, at its end, and carry the hooks that a sweep relies on.
 
     Raises:
         SystemExit: The GPUs of a run cannot share its batch.
@@ -112,13 +114,17 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
     hooks.update({name: dict(type=hook) for name, hook in HOOKS.items() if hook not in present})
-    for hook in hooks_of(cfg):
-        if type_name(hook) == 'BNConversionHook':
-            hook.setdefault('cache_dir', str(folder.path.resolve() / 'statistics'))
     size, gpus = cfg.train_dataloader.batch_size, max(1, folder.gpus_per_run)
     if size % gpus:
         raise SystemExit(f'{size} images cannot be shared by {gpus} GPUs: name a divisor by --gpus-per-run.')
     cfg.train_dataloader.batch_size = size // gpus
+
+
+def share_statistics(folder: SweepFolder, name: str, cfg: Config) -> None:
+    """Let the conversions of all runs with a config, seed by seed, share one pass over the data."""
+    for hook in hooks_of(cfg):
+        if type_name(hook) == 'BNConversionHook':
+            hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
 
 
 def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:

@@ -104,9 +104,9 @@ def test_a_frozen_config_validates_at_its_end_and_carries_the_hooks(voc_root, tm
 
 def test_conversions_share_their_statistics(voc_root, tmp_path):
     cfg = small(DAFT_VOC, tmp_path, voc_root)
-    plan.prepare(folder_of(tmp_path / 'sweep'), cfg)
-    caches = [hook.get('cache_dir') for hook in cfg.custom_hooks]
-    assert [cache for cache in caches if cache] == [str(tmp_path / 'sweep' / 'statistics')]
+    plan.share_statistics(folder_of(tmp_path / 'sweep'), 'daft-select', cfg)
+    files = [hook.get('statistics') for hook in cfg.custom_hooks]
+    assert [file for file in files if file] == [f'{tmp_path}/sweep/statistics/daft-select-seed-{{seed}}.safetensors']
 
 
 @pytest.mark.parametrize(('change', 'message'), [
