@@ -16,7 +16,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from mmseg_daft.engine.configs import hooks_of, leaf_datasets, read_config, type_name
+from mmseg_daft.engine.configs import hooks_of, read_config, type_name
+from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import final_checkpoint, iterations_done
 from mmseg_daft.sweep.executor import Executor

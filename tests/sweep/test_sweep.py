@@ -22,7 +22,7 @@ from support.sweep_runs import write_methods
 
 from mmseg_daft import cli
 from mmseg_daft.console import make_console
-from mmseg_daft.engine.configs import leaf_datasets
+from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
 from mmseg_daft.sweep.decision import STATES, decide

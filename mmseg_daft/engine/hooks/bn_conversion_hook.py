@@ -42,7 +42,7 @@ class BNConversionHook(Hook):
         mean, var, blend, compensate: For ablations, see ``ConversionVariant``; ``compensate=False`` is adaptive batch
             norm (AdaBN), which changes the eval-mode output.
         statistics: A file of target statistics: written if it is not there, else used in place of the pass, by runs
-            that differ in their rates alone and share a seed; ``{seed}`` in its name stands for that.
+            that differ in their rates alone; ``{seed}`` in its name stands for the seed that they share.
         stop_error: End the pass early, once the standard error of every layer's statistics is below this share of their
             scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set. ``None`` for
             the whole pass, as in the paper.
@@ -84,8 +84,7 @@ class BNConversionHook(Hook):
         if runner.iter > 0:
             return self._check_resumed(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        seed = [runner.seed or 0]
-        broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
+        broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(
             model, runner.train_dataloader, self.settings, seed[0], runner.cfg, lambda: _precision_of(runner))
         runner.message_hub.update_info(RECORD, record.as_dict())
