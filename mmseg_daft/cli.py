@@ -13,7 +13,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from mmseg_daft.version import __version__
+import mmseg_daft
 
 COMMANDS = {
     'doctor': ('mmseg_daft.doctor.command', 'check a config before GPU hours are spent on it'),
@@ -40,13 +40,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    if argv is None:
+        # Workers that are spawned import first what __main__ names: let it be this package, which registers then.
+        sys.modules['__main__'].__spec__ = mmseg_daft.__spec__
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] in COMMANDS:
         return _run(words[0], words[1:])
     parser = argparse.ArgumentParser(
         'mmseg-daft', description='Domain-Aware Fine-Tuning for MMSegmentation.',
         epilog='mmseg-daft COMMAND --help says more about each.')
-    parser.add_argument('--version', action='version', version=f'mmseg-daft {__version__}')
+    parser.add_argument('--version', action='version', version=f'mmseg-daft {mmseg_daft.__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for name, (_, text) in COMMANDS.items():
         commands.add_parser(name, help=text)

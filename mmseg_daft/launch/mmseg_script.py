@@ -88,7 +88,6 @@ def run_script(name: str, args: argparse.Namespace) -> int:
         dist.init_process_group('gloo')
         sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=CPUDistributedDataParallel']
     try:
-        # Not as __main__: workers that are spawned import that first, and it has to be this package, which registers.
         spec = importlib.util.spec_from_file_location(f'mmseg_{path.stem}', path)
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
