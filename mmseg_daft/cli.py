@@ -1,7 +1,8 @@
 """The command line, ``mmseg-daft`` or ``python -m mmseg_daft``.
 
 Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the description. What
-is heavy (torch, mmseg) is imported in ``run``, so that ``--help`` is there at once.
+is heavy (torch, mmseg) is imported in ``run``, so that ``--help`` is there at once. ``args.words`` holds the command's
+words as they are; those that its parser does not know are an error, unless the module sets ``PASSES_ON``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     copy = commands.add_parser('copy', help='copy one, and what it inherits from')
     copy.add_argument('config', metavar='CONFIG', help='as listed, or the file name alone')
     copy.add_argument('folder', metavar='DIR', nargs='?', type=Path, default=Path('configs'), help='default: configs')
-    copy.add_argument('--overwrite', action='store_true', help='replace files that differ')
     copy.set_defaults(act=copy_config)
 
 
@@ -69,7 +68,7 @@ def copy_config(args: argparse.Namespace) -> None:
     """Copy a config and, transitively, its ``_base_``, at the same places below the folder.
 
     Raises:
-        SystemExit: There is no such config; or a file that differs is there and there is no ``--overwrite``.
+        SystemExit: There is no such config, or a file that differs is there.
     """
     root = configs_root()
     chosen = [path for path in _shipped() if args.config in (path.name, path.stem, str(path.relative_to(root)))]
@@ -77,21 +76,18 @@ def copy_config(args: argparse.Namespace) -> None:
         raise SystemExit(f'No shipped config is named {args.config}. `mmseg-daft configs list` shows their names.')
     target = {path: args.folder / path.relative_to(root) for path in _inherited(chosen[0])}
     edited = [str(copy) for path, copy in target.items() if copy.exists() and copy.read_bytes() != path.read_bytes()]
-    if edited and not args.overwrite:
-        raise SystemExit(f'These files are there and differ: {", ".join(edited)}. Name another DIR, or add --overwrite '
-                         'to replace them.')
+    if edited:
+        raise SystemExit(f'These files are there and differ: {", ".join(edited)}. Name another DIR, or remove them.')
     for path, copy in target.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         print(copy)
-    two_stages = chosen[0].name.startswith('lpft')
-    print(f'\nNow: mmseg-daft {"lpft LP_CONFIG" if two_stages else "train"} {target[chosen[0]]}')
-    if two_stages:
-        print('LP_CONFIG is the lp config of the same start and data; copy it, too.')
+    command = 'lpft LP_CONFIG' if chosen[0].name.startswith('lpft') else 'train'
+    print(f'\nNow: mmseg-daft {command} {target[chosen[0]]}')
 
 
 def _shipped() -> list[Path]:
-    return sorted(path for path in configs_root().glob('*/*.py') if path.parent.name != '_base_')
+    return sorted(configs_root().glob('[!_]*/*.py'))
 
 
 def _description(path: Path) -> str:

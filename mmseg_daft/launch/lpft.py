@@ -16,13 +16,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmseg_daft.launch.mmseg_script import config_of
 from mmseg_daft.sweep.training_output import final_checkpoint, final_metrics
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
 
@@ -44,35 +40,40 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SystemExit: A stage failed, with its exit status; or the command cannot go on, in a sentence.
     """
-    lp, lpft = (config_of(config, args.cfg_options) for config in (args.lp, args.lpft))
+    _, iterations = (config_of(config, args.cfg_options).train_cfg.max_iters for config in (args.lp, args.lpft))
     first, second = (args.work_dir / stage if args.work_dir else Path('work_dirs') / config.stem
                      for stage, config in (('lp', args.lp), ('lpft', args.lpft)))
     if re.search(r'[\s,"\'\[\]()]', str(first)):
         raise SystemExit(f'{first}: the second stage gets this path as an option, which MMEngine would take apart at '
                          'spaces, commas, quotes and brackets. Name a --work-dir without them.')
-    head = run_stage('LP, stage 1 of 2', args.lp, lp, first, args.gpus, args.cfg_options)
-    finished = final_checkpoint(second, lpft.train_cfg.max_iters)
+    head = run_stage('LP, stage 1 of 2', args.lp, first, args.gpus, args.cfg_options)
+    finished = final_checkpoint(second, iterations)
     if finished and finished.stat().st_mtime < head.stat().st_mtime:
         raise SystemExit(f'{finished} is older than {head}, so it began from another head. Remove {second}.')
     start = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={head}']
-    options = [*args.cfg_options, *start]
-    done = run_stage('LP-FT, stage 2 of 2', args.lpft, config_of(args.lpft, options), second, args.gpus, options)
+    done = run_stage('LP-FT, stage 2 of 2', args.lpft, second, args.gpus, [*args.cfg_options, *start])
     print(f'LP-FT: {done}')
-    if final_metrics(second, lpft.train_cfg.max_iters, 'mIoU') is None:
+    if final_metrics(second, iterations, 'mIoU') is None:
         print(f'Its final validation is missing: mmseg-daft test {args.lpft} {done}')
     return 0
 
 
-def run_stage(title: str, config: Path, cfg: Config, work_dir: Path, gpus: int, options: list[str]) -> Path:
+def run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: list[str]) -> Path:
     """Train a stage to its end, unless it is there already, and return its final checkpoint.
 
     Raises:
-        SystemExit: The stage failed, with its exit status; or what is there is another run.
+        SystemExit: The stage failed, with its exit status; or what is there is a run of another config, by what
+            MMEngine left beside it.
     """
+    cfg = config_of(config, options)
     iterations = cfg.train_cfg.max_iters
     done = final_checkpoint(work_dir, iterations)
     if done:
-        refuse_another_run(cfg, work_dir / config.name)
+        before, now = config_of(work_dir / config.name).to_dict(), cfg.to_dict()
+        differs = sorted(key for key in {*before, *now} - OF_THE_LAUNCH if before.get(key) != now.get(key))
+        if differs:
+            raise SystemExit(f'{work_dir} holds a finished run of another config: it differs in {", ".join(differs)}. '
+                             'Name another --work-dir, or remove this one to train again.')
         print(f'{title}: finished before ({done})', flush=True)
         return done
     torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(gpus)] if gpus > 1 else []
@@ -88,16 +89,3 @@ def run_stage(title: str, config: Path, cfg: Config, work_dir: Path, gpus: int, 
         print(f'{title} {problem}; mend it and start this command again to go on from here.', file=sys.stderr)
         raise SystemExit(status or 1)
     return done
-
-
-def refuse_another_run(cfg: Config, dumped: Path) -> None:
-    """Check that a finished run is the one that would be run now, by the config that MMEngine left beside it.
-
-    Raises:
-        SystemExit: It is another; the message names the keys that differ.
-    """
-    before, now = config_of(dumped, ()).to_dict(), cfg.to_dict()
-    differs = sorted(key for key in {*before, *now} - OF_THE_LAUNCH if before.get(key) != now.get(key))
-    if differs:
-        raise SystemExit(f'{dumped.parent} holds a finished run of another config: it differs in {", ".join(differs)}. '
-                         'Name another --work-dir, or remove this one to train again.')

@@ -27,7 +27,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
 
 
-def config_of(path: str | Path, options: Sequence[str]) -> Config:
+def config_of(path: str | Path, options: Sequence[str] = ()) -> Config:
     """Read a config with a command's ``--cfg-options``.
 
     Raises:
@@ -61,7 +61,7 @@ def script_path(name: str) -> Path:
 
 
 def run_script(name: str, args: argparse.Namespace) -> int:
-    """Run mmseg's ``tools/NAME`` with the command's words as they are.
+    """Run mmseg's ``tools/NAME`` with the command's words as they are, and return its exit status.
 
     Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables: two jobs on one node would otherwise
     meet at MMEngine's fixed port, 29500.
@@ -81,30 +81,23 @@ def run_script(name: str, args: argparse.Namespace) -> int:
     own_group = args.launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
     if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.
-        for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
-            if variable not in os.environ:
-                raise SystemExit(f'{variable} is not set: start several processes with torchrun, for instance torchrun '
-                                 f'--nproc_per_node 2 -m mmseg_daft {name[:-3]} CONFIG --launcher pytorch')
+        missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+        if missing:
+            raise SystemExit(f'{missing[0]} is not set: start several processes with torchrun, for instance torchrun '
+                             f'--nproc_per_node 2 -m mmseg_daft {path.stem} CONFIG --launcher pytorch')
         dist.init_process_group('gloo')
         sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=CPUDistributedDataParallel']
+    spec = importlib.util.spec_from_file_location(f'mmseg_{path.stem}', path)
+    script = importlib.util.module_from_spec(spec)
+    status = 0
     try:
-        spec = importlib.util.spec_from_file_location(f'mmseg_{path.stem}', path)
-        script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
         script.main()
     except SystemExit as stop:
-        if own_group and stop.code:  # the frames of a run that ended early hold its group
-            stop.__traceback__ = None
-            _leave_group()
-        raise
+        status = stop.code or 0
     if own_group:
-        _leave_group()
-    return 0
-
-
-def _leave_group() -> None:
-    # A group with threads that still run aborts the interpreter's exit, now and then. They run until the last
-    # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
-    import torch.distributed as dist
-    gc.collect()
-    dist.destroy_process_group()
+        # A group with threads that still run aborts the interpreter's exit, now and then. They run until the last
+        # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
+        gc.collect()
+        dist.destroy_process_group()
+    return status

@@ -12,7 +12,6 @@ from torch.distributed import TCPStore
 
 # Below the ports that Linux gives to outgoing connections (32768 and up), above the well-known ones.
 FIRST_PORT, PORTS = 10000, 22000
-PATIENCE = timedelta(minutes=30)  # as in torch.distributed: ranks may start long after one another
 
 
 def join_step(env: MutableMapping[str, str]) -> TCPStore:
@@ -34,8 +33,8 @@ def slurm_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """Return ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` of this task.
 
     An address or a port that is set already stays. The address is that of the step's first node; the port comes
-    from job and step, so that jobs that run side by side on a node seldom have the same (MMEngine takes 29500 for
-    each, and two jobs then mix their ranks: MMEngine issue 169). Where they have, ``meet`` notices.
+    from job and step, so that jobs side by side on a node seldom have the same (MMEngine takes 29500 for each, and
+    two jobs then mix their ranks: MMEngine issue 169). Where they have, ``meet`` notices.
 
     Raises:
         SystemExit: This is not a task of ``srun``.
@@ -61,7 +60,7 @@ def port_of(job: str, step: str) -> int:
     return FIRST_PORT + (int(job) + 1009 * int(step)) % PORTS
 
 
-def meet(env: Mapping[str, str], patience: timedelta = PATIENCE) -> TCPStore:
+def meet(env: Mapping[str, str]) -> TCPStore:
     """Return the store at ``MASTER_ADDR`` and ``MASTER_PORT`` by which the ranks of this step find one another.
 
     Ports are finite, so a rank may reach the store of another job. It learns so here, before it has taken the place of
@@ -75,7 +74,8 @@ def meet(env: Mapping[str, str], patience: timedelta = PATIENCE) -> TCPStore:
     fix = 'Start again with another port, by PORT=… or MASTER_PORT.'
     who, master = f'Rank {env["RANK"]} of Slurm step {step}', env['RANK'] == '0'
     try:
-        store = TCPStore(address, port, None, master, patience, wait_for_workers=False)
+        # As patient as torch.distributed: ranks may start long after one another.
+        store = TCPStore(address, port, None, master, timedelta(minutes=30), wait_for_workers=False)
         if master:
             store.set('slurm_step', step)
         owner = store.get('slurm_step').decode()

@@ -122,11 +122,9 @@ def test_a_copy_does_not_replace_what_was_edited(tmp_path, capsys):
     assert cli.main(copy) == 0 and cli.main(copy) == 0
     assert f'mmseg-daft train {tmp_path / CONFIG}' in capsys.readouterr().out
     (tmp_path / CONFIG).write_text('# mine')
-    with pytest.raises(SystemExit, match='differ: .*Name another DIR, or add --overwrite'):
+    with pytest.raises(SystemExit, match='differ: .*Name another DIR, or remove them'):
         cli.main(copy)
     assert (tmp_path / CONFIG).read_text() == '# mine'
-    assert cli.main([*copy, '--overwrite']) == 0
-    assert (tmp_path / CONFIG).read_bytes() == (ROOT / 'configs' / CONFIG).read_bytes()
 
 
 def test_a_work_directory_with_another_run_is_refused(tmp_path, monkeypatch):

@@ -79,4 +79,4 @@ def _train(arguments: list[str], environment: dict[str, str], log: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     from mmseg_daft.cli import main
-    main(['train', *arguments])
+    raise SystemExit(main(['train', *arguments]))
