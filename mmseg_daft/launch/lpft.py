@@ -10,7 +10,6 @@ DIR/lpft, otherwise to work_dirs/CONFIG.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import subprocess
@@ -40,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SystemExit: A stage failed, with its exit status; or the command cannot go on, in a sentence.
     """
-    _, iterations = (config_of(config, args.cfg_options).train_cfg.max_iters for config in (args.lp, args.lpft))
+    config_of(args.lp, args.cfg_options)  # both are read before one is trained
+    iterations = config_of(args.lpft, args.cfg_options).train_cfg.max_iters
     first, second = (args.work_dir / stage if args.work_dir else Path('work_dirs') / config.stem
                      for stage, config in (('lp', args.lp), ('lpft', args.lpft)))
     if re.search(r'[\s,"\'\[\]()]', str(first)):
@@ -81,8 +81,7 @@ def run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: list
                '--work-dir', str(work_dir), *(['--launcher', 'pytorch'] if gpus > 1 else []),
                *(['--cfg-options', *options] if options else [])]
     print(f'{title}: {shlex.join(command)}', flush=True)
-    package = [str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')]  # a checkout may not be installed
-    status = subprocess.run(command, env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, package)))).returncode
+    status = subprocess.run(command).returncode
     done = final_checkpoint(work_dir, iterations)
     if status or not done:
         problem = f'failed with exit status {status}' if status else f'ended without iter_{iterations}.pth'

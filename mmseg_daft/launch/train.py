@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or look at the work directory alone."""
+    """Train, or only check the work directory."""
     if args.check_work_dir:
         check_work_dir(args)
         return 0

@@ -7,23 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import mmseg
 import pytest
 from mmengine.config import Config
 from support.pretrained_files import write_start
 
 from mmseg_daft.cli import COMMANDS
+from mmseg_daft.launch.mmseg_script import script_path
 from mmseg_daft.version import __version__
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-MMSEG_TRAIN = Path(mmseg.__file__).parent / '.mim' / 'tools' / 'train.py'
 CONFIG = 'daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 BUILD = 'import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])'
 
@@ -43,8 +41,7 @@ def built(tmp_path_factory):
     shutil.copytree(ROOT, folder / 'copy', ignore=ignored)
     call(sys.executable, '-c', BUILD.format('sdist'), folder, cwd=folder / 'copy')
     sdist, = folder.glob('*.tar.gz')
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / 'unpacked', filter='data')
+    shutil.unpack_archive(sdist, folder / 'unpacked')
     source, = (folder / 'unpacked').iterdir()
     call(sys.executable, '-c', BUILD.format('wheel'), folder, cwd=source)
     wheel, = folder.glob('*.whl')
@@ -122,7 +119,7 @@ def test_a_copied_config_trains(installed, train, tmp_path):
 
 
 def test_mmseg_s_own_script_trains_the_config_in_the_wheel(installed, train, inside, tmp_path):
-    train(installed / 'python', MMSEG_TRAIN, inside, cwd=tmp_path)
+    train(installed / 'python', script_path('train.py'), inside, cwd=tmp_path)
 
 
 @pytest.mark.skipif(find_spec('mim') is None, reason='openmim is not installed here')
