@@ -52,8 +52,8 @@ def list_configs(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: There are none.
     """
-    words = [word.lower() for word in args.filters]
-    about = {str(path.relative_to(configs_root())): _description(path) for path in _shipped()}
+    root, words = configs_root(), [word.lower() for word in args.filters]
+    about = {str(path.relative_to(root)): _description(path) for path in _shipped(root)}
     found = {name: text for name, text in about.items() if all(word in f'{name} {text}'.lower() for word in words)}
     if not found:
         raise SystemExit(f'None of the {len(about)} configs has {" and ".join(args.filters)} in its name or '
@@ -61,7 +61,7 @@ def list_configs(args: argparse.Namespace) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     for name, text in found.items():
         print(name, textwrap.fill(text, width, initial_indent='    ', subsequent_indent='    '), sep='\n')
-    print(f'\n{len(found)} of {len(about)} in {configs_root()}')
+    print(f'\n{len(found)} of {len(about)} in {root}')
 
 
 def copy_config(args: argparse.Namespace) -> None:
@@ -71,7 +71,7 @@ def copy_config(args: argparse.Namespace) -> None:
         SystemExit: There is no such config, or a file that differs is there.
     """
     root = configs_root()
-    chosen = [path for path in _shipped() if args.config in (path.name, path.stem, str(path.relative_to(root)))]
+    chosen = [path for path in _shipped(root) if args.config in (path.name, path.stem, str(path.relative_to(root)))]
     if not chosen:
         raise SystemExit(f'No shipped config is named {args.config}. `mmseg-daft configs list` shows their names.')
     target = {path: args.folder / path.relative_to(root) for path in _inherited(chosen[0])}
@@ -79,15 +79,16 @@ def copy_config(args: argparse.Namespace) -> None:
     if edited:
         raise SystemExit(f'These files are there and differ: {", ".join(edited)}. Name another DIR, or remove them.')
     for path, copy in target.items():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         print(copy)
     command = 'lpft LP_CONFIG' if chosen[0].name.startswith('lpft') else 'train'
     print(f'\nNow: mmseg-daft {command} {target[chosen[0]]}')
 
 
-def _shipped() -> list[Path]:
-    return sorted(configs_root().glob('[!_]*/*.py'))
+def _shipped(root: Path) -> list[Path]:
+    return sorted(root.glob('[!_]*/*.py'))
 
 
 def _description(path: Path) -> str:

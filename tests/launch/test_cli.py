@@ -127,6 +127,11 @@ def test_a_copy_does_not_replace_what_was_edited(tmp_path, capsys):
     assert (tmp_path / CONFIG).read_text() == '# mine'
 
 
+def test_in_a_checkout_the_copy_is_there_already(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(['configs', 'copy', CONFIG]) == 0
+
+
 def test_a_work_directory_with_another_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check, path = ['train', '--check-work-dir'], str(ROOT / 'configs' / CONFIG)
