@@ -41,8 +41,8 @@ def _is_command_line() -> bool:
 
     A worker process that they spawn is not, though it inherits their arguments.
     """
-    started = Path(sys.argv[0]).name == 'mmseg-daft' or ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
-    return started and parent_process() is None
+    module = sys.argv[0] == '-m' and ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
+    return (module or Path(sys.argv[0]).name == 'mmseg-daft') and parent_process() is None
 
 
 def __getattr__(name: str) -> Any:
