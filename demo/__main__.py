@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from demo.render import render_data_set
-from mmseg_daft.analysis.tables import show_findings
+from mmseg_daft.analysis.command import show_findings
 from mmseg_daft.launch.follow_run import RunFailedError, conversion_summary
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def run_demo(demo: Demo, console: Console) -> None:
     from demo.analysis import compare, draw  # mmseg is slow to import: after the first signs of life
 
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
-    steps = ('Measure images', 'Compare parameters', 'Look at the chosen ones', 'Draw figures')
+    steps = ('Measure images', 'Show the chosen ones', 'Draw figures')
     with bars(console, {f'{number + 1}  Measure and draw': len(steps) + 1}) as (report,):
         findings = compare(demo, NAMES, demo.folder / 'distortion',
                            lambda what, done, total: report(steps.index(what) + done / total))

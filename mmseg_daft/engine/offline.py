@@ -13,10 +13,10 @@ import mmseg_daft  # noqa: F401  (repairs what mmseg needs, so it comes first)
 
 # isort: split
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.models import BaseSegmentor
 from mmseg.registry import MODELS
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms
 from mmseg_daft.core.random_state import preserved_random_state, seed_everything
+from mmseg_daft.engine.configs import read_config
 from mmseg_daft.engine.convert_model import PassResult, PassSettings, convertible_layers, run_pass
 from mmseg_daft.engine.hooks.bn_conversion_hook import BNConversionHook
 from mmseg_daft.engine.pretrained_weights import match_file
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'BNConversionHook, or the backbone)')
     parser.add_argument('--num-batches', type=int, help='mini-batches of the pass (default: likewise, or all)')
     parser.add_argument('--cache-dir', help='folder of statistics files to read from and write to')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--device', help='default: cuda if there is one, or cpu')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE')
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,12 @@ def prepare(args: argparse.Namespace, config: str, checkpoint: str | None) -> Of
     for path in filter(None, (config, checkpoint)):
         if not Path(path).is_file():
             raise SystemExit(f'There is no file {path}.')
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    cfg = read_config(config, args.cfg_options)
     seed = cfg.get('randomness', {}).get('seed') or 0
     seed_everything(seed)
     hook = _hook(cfg, args)
     model, head_loaded = _model(cfg, checkpoint)
-    model.to(args.device).eval()
+    model.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
     found = find_batch_norms(model, hook.modules)
     layers = convertible_layers(found, hook.modules, hook.allow_untrained)
     loader_cfg = cfg.train_dataloader.copy()

@@ -14,28 +14,39 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Subset
 
-from mmseg_daft.analysis.distortion_meter import VOID
+from mmseg_daft.analysis.meter import VOID
+from mmseg_daft.engine.configs import leaf_datasets, type_name
 
 
 @dataclass(frozen=True)
 class Images:
-    """A data set to look at.
+    """The data set of an analysis.
 
     Attributes:
         dataset: mmseg's.
         names: A short name of each image.
-        labelled: Whether there is ground truth.
+        labeled: Whether there is ground truth.
         classes: Names of the classes.
         palette: RGB of each class.
     """
 
     dataset: Any
     names: Sequence[str]
-    labelled: bool
+    labeled: bool
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
+
+    def batches(self, numbers: Sequence[int], batch_size: int, workers: int) -> Iterator[list[tuple[int, Any]]]:
+        """Yield lists of (number, sample), each of one size of images: mmseg stacks no others in a test."""
+        loader = DataLoader(Subset(self.dataset, numbers), batch_size, num_workers=workers, collate_fn=list)
+        numbered = iter(numbers)
+        for samples in loader:
+            groups: dict[tuple[int, ...], list[tuple[int, Any]]] = defaultdict(list)
+            for sample in samples:
+                groups[tuple(sample['inputs'].shape)].append((next(numbered), sample))
+            yield from groups.values()
 
 
 def open_images(cfg: Config, split: str) -> Images:
@@ -50,66 +61,24 @@ def open_images(cfg: Config, split: str) -> Images:
         raise ValueError(f'The config has no {split}_dataloader; --split can be {" or ".join(splits)}.')
     dataset_cfg = copy.deepcopy(loader.dataset)
     if split == 'train':
-        _set_pipeline(dataset_cfg, (cfg.get('val_dataloader') or cfg.test_dataloader).dataset.pipeline)
+        pipeline = leaf_datasets((cfg.get('val_dataloader') or cfg.test_dataloader).dataset)[0].pipeline
+        for part in leaf_datasets(dataset_cfg):
+            part.pipeline = copy.deepcopy(pipeline)
     dataset = DATASETS.build(dataset_cfg)
     if not len(dataset):
         raise ValueError(f'{split}_dataloader.dataset is empty. Check its data_root, ann_file, data_prefix, img_suffix '
                          'and seg_map_suffix.')
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    labelled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
-    if not labelled:
-        _drop_annotations(dataset_cfg)
+    labeled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
+    if not labeled:
+        for part in leaf_datasets(dataset_cfg):
+            part.pipeline = [step for step in part.pipeline if type_name(step) != 'LoadAnnotations']
         dataset = DATASETS.build(dataset_cfg)
     paths = [Path(info['img_path']) for info in infos]
-    twice = {name for name, times in Counter(path.name for path in paths).items() if times > 1}
-    names = [f'{path.parent.name}/{path.name}' if path.name in twice else path.name for path in paths]
-    return Images(dataset, names, labelled, tuple(dataset.metainfo.get('classes') or ()),
+    times = Counter(path.name for path in paths)
+    names = [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in paths]
+    return Images(dataset, names, labeled, tuple(dataset.metainfo.get('classes') or ()),
                   dataset.metainfo.get('palette') or ())
-
-
-def _parts(dataset_cfg: Any) -> Iterator[Any]:
-    """Yield the config of every data set inside wrappers."""
-    inner = dataset_cfg.get('datasets') or ([dataset_cfg.dataset] if dataset_cfg.get('dataset') else [])
-    for part in inner:
-        yield from _parts(part)
-    if not inner:
-        yield dataset_cfg
-
-
-def _set_pipeline(dataset_cfg: Any, pipeline: Any) -> None:
-    for part in _parts(dataset_cfg):
-        part.pipeline = copy.deepcopy(pipeline)
-
-
-def _drop_annotations(dataset_cfg: Any) -> None:
-    for part in _parts(dataset_cfg):
-        part.pipeline = [step for step in part.pipeline if step['type'] != 'LoadAnnotations']
-
-
-class _Numbered(Dataset):
-    """Samples with their numbers."""
-
-    def __init__(self, dataset: Any, numbers: Sequence[int]) -> None:
-        self.dataset, self.numbers = dataset, numbers
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, i: int) -> tuple[int, dict[str, Any]]:
-        return self.numbers[i], self.dataset[self.numbers[i]]
-
-
-def batches(images: Images, numbers: Sequence[int], batch_size: int, workers: int) -> DataLoader:
-    """Return a loader of lists of (number, sample)."""
-    return DataLoader(_Numbered(images.dataset, numbers), batch_size, num_workers=workers, collate_fn=list)
-
-
-def of_one_size(batch: Sequence[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
-    """Take a batch apart into images of one size each: mmseg stacks no others in a test."""
-    groups: dict[tuple[int, ...], list[tuple[int, Any]]] = defaultdict(list)
-    for number, sample in batch:
-        groups[tuple(sample['inputs'].shape)].append((number, sample))
-    yield from groups.values()
 
 
 def labels_at_positions(samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor:

@@ -1,0 +1,278 @@
+"""Run the models over the images and measure: from a config and its runs to ``Findings``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import get_dist_info
+from mmengine.registry import init_default_scope
+from mmseg.models import BaseSegmentor
+from torch import Tensor
+
+from mmseg_daft.analysis.findings import Choice, Findings, Scene, choose
+from mmseg_daft.analysis.images import Images, labels_at_positions, open_images, positions_inside
+from mmseg_daft.analysis.meter import DistortionMeter
+from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
+from mmseg_daft.core.distortion import feature_distortion
+from mmseg_daft.doctor.quiet import quiet
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+_SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        pretrained: A checkpoint of the pre-trained model; ``None`` for what the config starts from.
+        stages: Of the backbone, counted from 1; or ``('all',)``.
+        split: Of the config's data.
+        batch_size: Images at once.
+        workers: Processes that load them.
+        images: At most so many, evenly spread over the split; ``None`` for all.
+        amp: Half precision.
+        sheets: Whether to choose and show the least and most distorted images.
+    """
+
+    pretrained: Path | None = None
+    stages: Sequence[str] = ('all',)
+    split: str = 'test'
+    batch_size: int = 1
+    workers: int = 2
+    images: int | None = None
+    amp: bool = False
+    sheets: bool = True
+
+
+def measure(cfg: Config, runs: Mapping[str, Path], options: Options, progress: Progress) -> Findings | None:
+    """Measure what fine-tuning did; several processes share the images.
+
+    Args:
+        cfg: The config.
+        runs: By method, a checkpoint or run folder.
+        options: How.
+        progress: Told of the progress.
+
+    Returns:
+        What was found; ``None`` in all processes but the first.
+
+    Raises:
+        ValueError: Models or data do not fit, before anything is measured; or features hold NaN.
+    """
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    rank, world_size = get_dist_info()
+    with quiet():
+        start = load_start(cfg, options.pretrained, device)
+        loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
+        changes = {run.name: changes_of(run, start) for run in loaded}
+        places = stage_places(start.model, options.stages)
+        images = open_images(cfg, options.split)
+    numbers = _spread(len(images.names), options.images)
+    analyzer = Analyzer(start, loaded, images, places, device, options.amp)
+    stages = _gather(analyzer.measure(numbers[rank::world_size], options.batch_size, options.workers, progress))
+    if rank:
+        return None
+    classes = images.classes if images.labeled else ()
+    sheets = analyzer.sheets(stages, len(classes), progress) if options.sheets else {}
+    notes = _notes(cfg, options, images, numbers, [start, *loaded])
+    return Findings(tuple(runs), stages, changes, classes, images.palette, images.names, notes, sheets)
+
+
+def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
+    """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``.
+
+    Raises:
+        ValueError: The backbone does not return a stage.
+    """
+    out_indices = getattr(model.backbone, 'out_indices', None)
+    if out_indices is None:
+        raise ValueError(f'{type(model.backbone).__name__} does not say which stages it returns (out_indices).')
+    places = {str(index + 1): place for place, index in enumerate(out_indices)}
+    unknown = [stage for stage in wanted if stage not in places and stage != 'all']
+    if unknown:
+        raise ValueError(f'The backbone returns the stages {", ".join(places)}, not {", ".join(unknown)}. '
+                         '--cfg-options model.backbone.out_indices=... changes that.')
+    return places if 'all' in wanted else {stage: places[stage] for stage in places if stage in wanted}
+
+
+@dataclass(frozen=True)
+class Analyzer:
+    """The models and how they are run.
+
+    Attributes:
+        start: The pre-trained model.
+        runs: The fine-tuned models.
+        images: What they see.
+        places: Of each stage among the backbone's outputs.
+        device: Where the models are.
+        amp: Whether in half precision (bfloat16 on a CPU).
+    """
+
+    start: LoadedModel
+    runs: Sequence[LoadedModel]
+    images: Images
+    places: Mapping[str, int]
+    device: torch.device
+    amp: bool
+
+    def measure(
+        self, numbers: Sequence[int], batch_size: int, workers: int, progress: Progress,
+    ) -> dict[str, dict[str, DistortionMeter]]:
+        """Measure the features of images, by stage and method.
+
+        Args:
+            numbers: Of this process's images.
+            batch_size: Images at once.
+            workers: Processes that load them.
+            progress: Told of the progress.
+
+        Raises:
+            ValueError: A model's features hold NaN or infinite values.
+        """
+        classes = len(self.images.classes) if self.images.labeled else 0
+        stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
+        done = 0
+        for batch in self.images.batches(numbers, batch_size, workers):
+            self._measure_batch(stages, batch)
+            done += len(batch)
+            progress('Measure images', done, len(numbers))
+        return stages
+
+    def _measure_batch(
+        self, stages: Mapping[str, Mapping[str, DistortionMeter]], batch: Sequence[tuple[int, Any]],
+    ) -> None:
+        numbers, samples = zip(*batch, strict=True)
+        data = self.start.model.data_preprocessor(pseudo_collate(list(samples)), False)
+        inputs, data_samples = data['inputs'], data['data_samples']
+        before = self.features(self.start, inputs, numbers)
+        after = {run.name: self.features(run, inputs, numbers) for run in self.runs}
+        size = tuple(inputs.shape[2:])
+        for stage, meters in stages.items():
+            positions = tuple(before[stage].shape[2:])
+            labels = labels_at_positions(data_samples, size, positions) if self.images.labeled else None
+            labels, valid = (None if t is None else t.to(self.device)
+                             for t in (labels, positions_inside(data_samples, size, positions)))
+            for method, meter in meters.items():
+                meter.add(numbers, before[stage], after[method][stage], labels, valid)
+
+    @torch.no_grad()
+    def features(self, loaded: LoadedModel, inputs: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return a model's map of each stage; the images' numbers are for the message about NaN."""
+        kind = torch.bfloat16 if self.device.type == 'cpu' else torch.float16
+        with torch.autocast(self.device.type, kind, enabled=self.amp):
+            outputs = loaded.model.backbone(inputs)
+        maps = {stage: outputs[place] for stage, place in self.places.items()}
+        for stage, features in maps.items():
+            finite = torch.isfinite(features).flatten(1).all(1)
+            if not finite.all():
+                image = self.images.names[numbers[int((~finite).nonzero()[0])]]
+                raise ValueError(f'The features of {loaded.name} ({loaded.source}) at stage {stage} of {image} hold '
+                                 f'NaN or infinite values{": try without --amp" if self.amp else ""}.')
+        return maps
+
+    def sheets(
+        self, stages: Mapping[str, Mapping[str, DistortionMeter]], classes: int, progress: Progress,
+    ) -> dict[tuple[str, bool], list[Scene]]:
+        """Choose each method's least and most distorted images by the last stage, and show them."""
+        stage, meters = list(stages.items())[-1]
+        chosen = {(run.name, most): choose(meters[run.name].images, classes, most)
+                  for run in self.runs for most in (False, True)}
+        sheets: dict[tuple[str, bool], list[Scene]] = {key: [] for key in chosen}
+        for run in self.runs:
+            for most in (False, True):
+                for choice in chosen[run.name, most]:
+                    sheets[run.name, most].append(self.scene(run, choice, stage))
+                    progress('Show the chosen ones', sum(map(len, sheets.values())), sum(map(len, chosen.values())))
+        return sheets
+
+    def scene(self, run: LoadedModel, choice: Choice, stage: str) -> Scene:
+        """Return an image with ground truth, predictions and where the features were distorted."""
+        sample = self.images.dataset[choice.image]
+        data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
+        before, after = (self.features(m, data['inputs'], [choice.image])[stage] for m in (self.start, run))
+        heat = 1 - feature_distortion(before, after).cosine_similarity[0]
+        valid = positions_inside(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape))
+        if valid is not None:
+            rows, columns = valid[0].any(1), valid[0].any(0)
+            heat = heat[rows][:, columns]
+        height, width = sample['inputs'].shape[1:]
+        scale = min(1.0, _SHOWN_WIDTH / width)
+        shape = max(1, round(height * scale)), max(1, round(width * scale))
+        predictions = {title: _nearest(self._prediction(m, choice.image), shape)
+                       for title, m in (('before', self.start), (f'after {run.name}', run)) if m.predicts}
+        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
+        title = f'{self.images.classes[choice.class_]}\n' if choice.class_ is not None else ''
+        title += f'{_short(self.images.names[choice.image])}\ncosine {choice.cosine:.3f}'
+        return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(),
+                     choice.class_)
+
+    def _prediction(self, loaded: LoadedModel, number: int) -> Tensor:
+        with torch.no_grad():
+            return loaded.model.test_step(pseudo_collate([self.images.dataset[number]]))[0].pred_sem_seg.data
+
+    def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:
+        if self.start.model.data_preprocessor.channel_conversion:
+            inputs = inputs[[2, 1, 0]]
+        small = F.interpolate(inputs[None].float(), size=shape, mode='bilinear', antialias=True)[0]
+        return small.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+def _nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    return F.interpolate(ids[None].float(), size=shape, mode='nearest-exact')[0, 0].long().cpu().numpy()
+
+
+def _short(name: str, most: int = 22) -> str:
+    stem = name.rsplit('.', 1)[0]
+    return stem if len(stem) <= most else f'…{stem[1 - most:]}'
+
+
+def _gather(stages: dict[str, dict[str, DistortionMeter]]) -> dict[str, dict[str, DistortionMeter]]:
+    """Bring what all processes measured together in the first one; others get their own back."""
+    if dist.is_initialized():
+        everyone = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(stages, everyone)
+        for other in (everyone or [])[1:]:
+            for stage, meters in stages.items():
+                for method, meter in meters.items():
+                    meter.merge(other[stage][method])
+    return stages
+
+
+def _spread(total: int, most: int | None) -> list[int]:
+    if most is None or most >= total:
+        return list(range(total))
+    return [i * total // most for i in range(most)]
+
+
+def _notes(
+    cfg: Config, options: Options, images: Images, numbers: Sequence[int], models: Sequence[LoadedModel],
+) -> list[str]:
+    few = '' if len(numbers) == len(images.names) else f', evenly spread over {len(images.names)}'
+    notes = [f'Data: {len(numbers)} images of the {options.split} split{few}'
+             f'{"" if images.labeled else ", without ground truth"}; {type(images.dataset).__name__}, '
+             f'config {Path(cfg.filename).name if cfg.filename else "without a name"}.',
+             f'Before: the pre-trained model, {models[0].source}.',
+             *(f'{model.name}: {model.source}.' for model in models[1:])]
+    if not models[0].predicts:
+        notes.append('The pre-trained weights have no head that fits, so there are no predictions before fine-tuning.')
+    notes += [f'{model.name}: the head does not fit the config, so its predictions are not shown.'
+              for model in models[1:] if not model.predicts]
+    if options.amp:
+        notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
+    if len(numbers) < 5:
+        notes.append(f'With {len(numbers)} image{"s" * (len(numbers) > 1)} there are no intervals, and CKA is not to '
+                     'be relied on.')
+    return notes
