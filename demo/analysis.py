@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from rich.console import Console
 
 import mmseg_daft  # noqa: F401  (repairs what mmseg needs, so it comes first)
 
@@ -14,20 +15,20 @@ import mmseg_daft  # noqa: F401  (repairs what mmseg needs, so it comes first)
 from demo.runs import Demo
 from mmseg_daft.analysis.contact_sheet import draw_comparison
 from mmseg_daft.analysis.findings import Findings, Scene
-from mmseg_daft.analysis.measure import Options, Progress, measure
+from mmseg_daft.analysis.measure import measure
 from mmseg_daft.analysis.report import write_report
 from mmseg_daft.datasets import ShapesDataset
 
 
-def compare(demo: Demo, names: Mapping[str, str], out: Path, progress: Progress) -> Findings:
+def compare(demo: Demo, names: Mapping[str, str], out: Path, console: Console) -> Findings:
     """Compare each method with the source model on the target's validation images, and write the report.
 
     As ``mmseg-daft analyze`` does with the same models.
     """
     runs = {names[run]: demo.checkpoint(run) for run in demo.methods}
-    options = Options(demo.checkpoint('source'), split='val', batch_size=8, workers=0)
-    findings = measure(demo.config('ft'), runs, options, progress)
-    write_report(out, findings, ('png',), progress)
+    findings = measure(
+        demo.config('ft'), runs, demo.checkpoint('source'), split='val', batch_size=8, workers=0, console=console)
+    write_report(out, findings, ('png',), console)
     return findings
 
 

@@ -1,33 +1,34 @@
-"""What fine-tuning did to a model: the paper's figures of feature distortion from anyone's runs, in one report.
+"""What fine-tuning did to a model: the paper's figures of feature distortion.
 
     mmseg-daft analyze CONFIG NAME=RUN [NAME=RUN ...] [--pretrained CHECKPOINT]
 
-CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run folder, of which
-the last checkpoint is taken; all are of the config's architecture. The pre-trained model is what
-the config starts from (init_cfg, load_from), or --pretrained. For example
+CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run
+folder, of which the last checkpoint is taken; all are of the config's model.
+The pre-trained model is what the config starts from (init_cfg, load_from), or
+--pretrained. For example
 
     C=deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513
-    mmseg-daft analyze configs/ft/ft_$C.py FT=work_dirs/ft_$C DAFT=work_dirs/daft_$C
+    mmseg-daft analyze configs/ft/ft_$C.py FT=work_dirs/ft_$C \\
+        DAFT=work_dirs/daft_$C
 
-writes report.html (one file, figures inside), numbers.csv (every number) and figures/. Several
-processes share the images, also without a GPU:
+writes report.html (one file, figures inside), numbers.csv (every number) and
+figures/. Several processes share the images, also without a GPU:
 
     torchrun --nproc_per_node 2 -m mmseg_daft analyze ... --launcher pytorch
 
-Over several analyses of the same methods, such as one for each seed, the mean ± the standard
-deviation of each one's medians and CKA; --out is a CSV file then:
+Over several analyses of the same methods, such as one for each seed, mean and
+standard deviation of each one's medians and CKA; --out is a CSV file then:
 
-    mmseg-daft analyze seed0/numbers.csv seed1/numbers.csv [...] [--out average.csv]
+    mmseg-daft analyze NUMBERS.csv NUMBERS.csv [...] [--out AVERAGE.csv]
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,28 +82,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
-    from mmseg_daft.analysis.numbers_file import average, write_average
+    from mmseg_daft.analysis.numbers_file import average
 
-    spreads = average(paths)
-    rows = [(*quantity, f'{spread.mean:.3f} ± {spread.standard_deviation:.3f}') for quantity, spread in spreads.items()]
-    print_table(console, f'Over {len(paths)} analyses: mean ± standard deviation',
-                 ('method', 'stage', 'level', 'measure', 'mean ± std'), rows, texts=4)
+    rows = average(paths)
+    print_table(console, f'Over {len(paths)} analyses', ('method', 'stage', 'level', 'measure', 'mean ± std'),
+                [(*row[:4], f'{row[4]:.3f} ± {row[5]:.3f}') for row in rows], texts=4)
     if out:
-        write_average(spreads, len(paths), out)
+        heads = ('method', 'stage', 'level', 'measure', 'runs', 'mean', 'standard_deviation')
+        lines = [heads, *((*row[:4], len(paths), f'{row[4]:.6g}', f'{row[5]:.6g}') for row in rows)]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open('w', newline='', encoding='utf-8') as file:
+            csv.writer(file, lineterminator='\n').writerows(lines)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     import mmseg_daft
 
-    if min(args.images or 1, args.batch_size) < 1:
+    if min(1 if args.images is None else args.images, args.batch_size) < 1:
         raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
-    from mmseg_daft.analysis.measure import Options, measure
-    from mmseg_daft.analysis.report import note_origin, refuse_other_report, write_report
+    from mmseg_daft.analysis.measure import measure
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_report
     from mmseg_daft.doctor.quiet import quiet
     from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.files import write_atomically
 
     runs = read_runs(args.runs)
     with quiet():
@@ -113,23 +116,13 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
         'cfg-options': args.cfg_options}
     refuse_other_report(out, 'report.html', made_from)
-    first = _join_processes(args.launcher)
-    columns = (TextColumn('{task.description:<20}'), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=console, disable=not first, redirect_stdout=False, redirect_stderr=False)
-    tasks: dict[str, Any] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total)
-        bars.update(tasks[what], completed=done)
-
-    given = {name: value for name, value in vars(args).items() if name in asdict(Options())}
-    with bars if first else nullcontext():
-        findings = measure(cfg, runs, Options(**given), progress)
-        if findings is not None:
-            write_report(out, findings, args.formats, progress)
-            note_origin(out, made_from)
+    _join_processes(args.launcher)
+    findings = measure(
+        cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
+        batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
     if findings is not None:
+        write_report(out, findings, args.formats, console)
+        write_atomically(out / MADE_FROM, made_from)
         show_findings(console, findings)
         console.print(f'\nReport:  {out / "report.html"}\nNumbers: {out / "numbers.csv"}\nFigures: {out / "figures"}',
                       soft_wrap=True, markup=False)
@@ -159,13 +152,13 @@ def read_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def _join_processes(launcher: str) -> bool:
-    """Join torchrun's processes in one group, and return whether this is the first one.
+def _join_processes(launcher: str) -> None:
+    """Join torchrun's processes in one group.
 
     The group is gloo's also on GPUs: all that is exchanged is the numbers at the end.
     """
     if launcher == 'none':
-        return True
+        return
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft analyze ... '
                          '--launcher pytorch')
@@ -174,7 +167,6 @@ def _join_processes(launcher: str) -> bool:
     torch.distributed.init_process_group('gloo')
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    return torch.distributed.get_rank() == 0
 
 
 def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:

@@ -2,10 +2,11 @@
 
     mmseg-daft domain-gap CONFIG [CHECKPOINT]
 
-CONFIG is a training config on the target domain. The source model is CHECKPOINT, a segmentor's,
-or the start that CONFIG names by init_cfg. Prints how far the statistics of each batch-norm layer
-move, and how well a linear read-out of the features tells the target's pixels, as they are and
-with adapted statistics. Writes gap.csv, gap.json and gap.png.
+CONFIG is a training config on the target domain. The source model is
+CHECKPOINT, a segmentor's, or the start that CONFIG names by init_cfg. Prints
+how far the statistics of each batch-norm layer move, and how well linear
+read-outs of the features tell the target's pixels: of the features as they
+are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
 """
 
 from __future__ import annotations
@@ -52,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> None:
     if args.probe_batches < 1:
         raise ValueError('--probe-batches has to be at least 1.')
-    other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
+    other = json.loads(args.compare.read_text(encoding='utf-8')).get('layers') if args.compare else None
+    if args.compare and not other:
+        raise ValueError(f'{args.compare} is not the gap.json of another report.')
     import mmseg_daft
 
     mmseg_daft.register()
     from mmseg_daft.analysis.command import print_table
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
     from mmseg_daft.analysis.linear_probe import measure_accuracies
-    from mmseg_daft.analysis.report import note_origin, refuse_other_report
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
     from mmseg_daft.console import make_console
     from mmseg_daft.core.distortion import stage_of
     from mmseg_daft.core.shift import domain_gap
@@ -91,7 +94,7 @@ def _measure(args: argparse.Namespace) -> None:
         writer.writerows(rows)
     with figure_style():
         save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
-    note_origin(out, made_from)
+    write_atomically(out / MADE_FROM, made_from)
     console = make_console()
     keys = ('mean_shift', 'log_var_ratio', 'divergence', 'mean_divergence', 'var_divergence')
     print_table(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,40 +33,27 @@ class MethodChanges:
         return {tensor: change for tensor, change in self.changes.items() if tensor.kind == kind}
 
 
-class Choice(NamedTuple):
-    """An image that a sheet shows.
-
-    Attributes:
-        image: Its number in the data set.
-        class_: The class that it stands for, or ``None``.
-        cosine: The mean cosine similarity at the pixels of the class, or of the pooled features.
-    """
-
-    image: int
-    class_: int | None
-    cosine: float
-
-
-def choose(images: Sequence[ImageDistortion], classes: int, most: bool, without_classes: int = 4) -> list[Choice]:
+def choose(
+    images: Sequence[ImageDistortion], classes: int, which: str, without_classes: int = 4,
+) -> list[tuple[ImageDistortion, int | None]]:
     """Choose the least or the most distorted image of each class, or of all images where there are no classes.
 
     Args:
         images: Distortion of each image.
         classes: How many classes there are; 0 without ground truth.
-        most: Whether the most distorted ones.
+        which: ``'least'`` or ``'most'``.
         without_classes: How many to choose where there are no classes.
+
+    Returns:
+        Images, each with the class that it stands for, or ``None``.
     """
-    pick = min if most else max
-    chosen = []
-    for class_ in range(classes):
-        shown = [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS]
-        if shown:
-            image = pick(shown, key=lambda i: (i.class_cosine[class_], -i.image))
-            chosen.append(Choice(image.image, class_, image.class_cosine[class_]))
     if not classes:
-        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=not most)
-        chosen = [Choice(image.image, None, image.cosine_similarity) for image in order[:without_classes]]
-    return chosen
+        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=which == 'least')
+        return [(image, None) for image in order[:without_classes]]
+    pick = {'least': max, 'most': min}[which]
+    shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS] for class_ in range(classes)}
+    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.image)), class_)
+            for class_, mine in shown.items() if mine]
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ class Findings:
         palette: RGB of each class, 0 to 255.
         images: Names of the images.
         notes: What a reader has to know of data and models; first of the data, then of each model.
-        sheets: By method and whether most distorted, the rows of a contact sheet.
+        sheets: By method, and ``'least'`` or ``'most'`` distorted, the rows of a contact sheet.
     """
 
     methods: Sequence[str]
@@ -113,7 +99,7 @@ class Findings:
     palette: Sequence[Sequence[int]]
     images: Sequence[str]
     notes: Sequence[str]
-    sheets: Mapping[tuple[str, bool], Sequence[Scene]]
+    sheets: Mapping[tuple[str, str], Sequence[Scene]]
 
     def summary(self) -> list[dict[str, object]]:
         """Return one row for each stage and method: medians over images and pixels, CKA."""
@@ -148,6 +134,16 @@ class Findings:
                             'pixel_l2': meter.class_distance[number].quantile(0.5),
                             'image_cosine': median_with_interval(shown)})
         return rows
+
+    def image_rows(self) -> list[dict[str, object]]:
+        """Return one row for each stage, method and image."""
+        return [{**vars(image), 'image': self.images[image.image], 'method': method, 'stage': stage}
+                for stage, meters in self.stages.items() for method, meter in meters.items() for image in meter.images]
+
+    def layer_rows(self) -> list[dict[str, object]]:
+        """Return one row for each method and tensor."""
+        return [{**tensor._asdict(), 'kind': KINDS[tensor.kind], 'method': method, 'change': change}
+                for method, changes in self.changes.items() for tensor, change in changes.changes.items()]
 
 
 def _median(values: Iterable[float]) -> float:

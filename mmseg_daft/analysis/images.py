@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmseg.registry import DATASETS
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, StackDataset, Subset
 
 from mmseg_daft.analysis.meter import VOID
 from mmseg_daft.engine.configs import leaf_datasets, type_name
@@ -38,15 +38,18 @@ class Images:
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
 
-    def batches(self, numbers: Sequence[int], batch_size: int, workers: int) -> Iterator[list[tuple[int, Any]]]:
-        """Yield lists of (number, sample), each of one size of images: mmseg stacks no others in a test."""
-        loader = DataLoader(Subset(self.dataset, numbers), batch_size, num_workers=workers, collate_fn=list)
-        numbered = iter(numbers)
-        for samples in loader:
-            groups: dict[tuple[int, ...], list[tuple[int, Any]]] = defaultdict(list)
-            for sample in samples:
-                groups[tuple(sample['inputs'].shape)].append((next(numbered), sample))
-            yield from groups.values()
+    def batches(self, numbers: Sequence[int], batch_size: int, workers: int) -> DataLoader:
+        """Return a loader of lists of (number, sample)."""
+        samples = StackDataset(numbers, Subset(self.dataset, numbers))
+        return DataLoader(samples, batch_size, num_workers=workers, collate_fn=list)
+
+
+def of_one_size(batch: Sequence[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:
+    """Take a batch apart into images of one size each: mmseg stacks no others in a test."""
+    groups: dict[tuple[int, ...], list[tuple[int, Any]]] = defaultdict(list)
+    for number, sample in batch:
+        groups[tuple(sample['inputs'].shape)].append((number, sample))
+    yield from groups.values()
 
 
 def open_images(cfg: Config, split: str) -> Images:

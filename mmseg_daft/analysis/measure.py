@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,54 +16,39 @@ from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_dist_info
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from mmseg_daft.analysis.findings import Choice, Findings, Scene, choose
-from mmseg_daft.analysis.images import Images, labels_at_positions, open_images, positions_inside
-from mmseg_daft.analysis.meter import DistortionMeter
+from mmseg_daft.analysis.findings import Findings, Scene, choose
+from mmseg_daft.analysis.images import Images, labels_at_positions, of_one_size, open_images, positions_inside
+from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.core.distortion import feature_distortion
 from mmseg_daft.doctor.quiet import quiet
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
 _SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to measure.
-
-    Attributes:
-        pretrained: A checkpoint of the pre-trained model; ``None`` for what the config starts from.
-        stages: Of the backbone, counted from 1; or ``('all',)``.
-        split: Of the config's data.
-        batch_size: Images at once.
-        workers: Processes that load them.
-        images: At most so many, evenly spread over the split; ``None`` for all.
-        amp: Half precision.
-        sheets: Whether to choose and show the least and most distorted images.
-    """
-
-    pretrained: Path | None = None
-    stages: Sequence[str] = ('all',)
-    split: str = 'test'
-    batch_size: int = 1
-    workers: int = 2
-    images: int | None = None
-    amp: bool = False
-    sheets: bool = True
-
-
-def measure(cfg: Config, runs: Mapping[str, Path], options: Options, progress: Progress) -> Findings | None:
+def measure(
+    cfg: Config, runs: Mapping[str, Path], pretrained: Path | None = None, stages: Sequence[str] = ('all',),
+    split: str = 'test', images: int | None = None, batch_size: int = 1, workers: int = 2, amp: bool = False,
+    sheets: bool = True, console: Console | None = None,
+) -> Findings | None:
     """Measure what fine-tuning did; several processes share the images.
 
     Args:
         cfg: The config.
         runs: By method, a checkpoint or run folder.
-        options: How.
-        progress: Told of the progress.
+        pretrained: A checkpoint of the pre-trained model; ``None`` for what the config starts from.
+        stages: Of the backbone, counted from 1; or ``('all',)``.
+        split: Of the config's data.
+        images: At most so many, evenly spread over the split; ``None`` for all.
+        batch_size: Images at once.
+        workers: Processes that load them.
+        amp: Half precision.
+        sheets: Whether to choose and show the least and most distorted images.
+        console: Shows the progress; ``None`` for nothing.
 
     Returns:
         What was found; ``None`` in all processes but the first.
@@ -75,20 +60,34 @@ def measure(cfg: Config, runs: Mapping[str, Path], options: Options, progress: P
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     rank, world_size = get_dist_info()
     with quiet():
-        start = load_start(cfg, options.pretrained, device)
+        start = load_start(cfg, pretrained, device)
         loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
         changes = {run.name: changes_of(run, start) for run in loaded}
-        places = stage_places(start.model, options.stages)
-        images = open_images(cfg, options.split)
-    numbers = _spread(len(images.names), options.images)
-    analyzer = Analyzer(start, loaded, images, places, device, options.amp)
-    stages = _gather(analyzer.measure(numbers[rank::world_size], options.batch_size, options.workers, progress))
+        places = stage_places(start.model, stages)
+        data = open_images(cfg, split)
+    total = len(data.names)
+    numbers = range(total) if images is None or images >= total else [i * total // images for i in range(images)]
+    analyzer = Analyzer(start, loaded, data, places, device, amp, None if rank else console)
+    meters = _gather(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if rank:
         return None
-    classes = images.classes if images.labeled else ()
-    sheets = analyzer.sheets(stages, len(classes), progress) if options.sheets else {}
-    notes = _notes(cfg, options, images, numbers, [start, *loaded])
-    return Findings(tuple(runs), stages, changes, classes, images.palette, images.names, notes, sheets)
+    classes = data.classes if data.labeled else ()
+    few = '' if len(numbers) == total else f', evenly spread over {total}'
+    few += '' if data.labeled else ', without ground truth'
+    notes = [f'Data: {len(numbers)} images of the {split} split{few}; {type(data.dataset).__name__}, '
+             f'config {Path(cfg.filename or "without a name").name}.',
+             f'Before: the pre-trained model, {start.source}.', *(f'{run.name}: {run.source}.' for run in loaded)]
+    if not start.predicts:
+        notes.append('The pre-trained weights have no head that fits, so there are no predictions before fine-tuning.')
+    notes += [f'{run.name}: the head does not fit the config, so its predictions are not shown.'
+              for run in loaded if not run.predicts]
+    if amp:
+        notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
+    if len(numbers) < 5:
+        notes.append(f'With {len(numbers)} image{"s" * (len(numbers) > 1)} there are no intervals, and CKA is not to '
+                     'be relied on.')
+    return Findings(tuple(runs), meters, changes, classes, data.palette, data.names, notes,
+                    analyzer.sheets(meters, len(classes)) if sheets else {})
 
 
 def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
@@ -119,6 +118,7 @@ class Analyzer:
         places: Of each stage among the backbone's outputs.
         device: Where the models are.
         amp: Whether in half precision (bfloat16 on a CPU).
+        console: Shows the progress; ``None`` for nothing.
     """
 
     start: LoadedModel
@@ -127,34 +127,34 @@ class Analyzer:
     places: Mapping[str, int]
     device: torch.device
     amp: bool
+    console: Console | None
 
-    def measure(
-        self, numbers: Sequence[int], batch_size: int, workers: int, progress: Progress,
-    ) -> dict[str, dict[str, DistortionMeter]]:
+    def measure(self, numbers: Sequence[int], batch_size: int, workers: int) -> dict[str, dict[str, DistortionMeter]]:
         """Measure the features of images, by stage and method.
 
         Args:
             numbers: Of this process's images.
             batch_size: Images at once.
             workers: Processes that load them.
-            progress: Told of the progress.
 
         Raises:
             ValueError: A model's features hold NaN or infinite values.
         """
         classes = len(self.images.classes) if self.images.labeled else 0
         stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
-        done = 0
-        for batch in self.images.batches(numbers, batch_size, workers):
-            self._measure_batch(stages, batch)
-            done += len(batch)
-            progress('Measure images', done, len(numbers))
+        loader = self.images.batches(numbers, batch_size, workers)
+        for batch in self._with_bar(loader, 'Measure images'):
+            for group in of_one_size(batch):
+                self._measure_group(stages, group)
         return stages
 
-    def _measure_batch(
-        self, stages: Mapping[str, Mapping[str, DistortionMeter]], batch: Sequence[tuple[int, Any]],
+    def _with_bar(self, steps: Collection[Any], title: str) -> Iterable[Any]:
+        return track(steps, title, len(steps), console=self.console, disable=self.console is None)
+
+    def _measure_group(
+        self, stages: Mapping[str, Mapping[str, DistortionMeter]], group: Sequence[tuple[int, Any]],
     ) -> None:
-        numbers, samples = zip(*batch, strict=True)
+        numbers, samples = zip(*group, strict=True)
         data = self.start.model.data_preprocessor(pseudo_collate(list(samples)), False)
         inputs, data_samples = data['inputs'], data['data_samples']
         before = self.features(self.start, inputs, numbers)
@@ -184,25 +184,22 @@ class Analyzer:
         return maps
 
     def sheets(
-        self, stages: Mapping[str, Mapping[str, DistortionMeter]], classes: int, progress: Progress,
-    ) -> dict[tuple[str, bool], list[Scene]]:
+        self, stages: Mapping[str, Mapping[str, DistortionMeter]], classes: int,
+    ) -> dict[tuple[str, str], list[Scene]]:
         """Choose each method's least and most distorted images by the last stage, and show them."""
         stage, meters = list(stages.items())[-1]
-        chosen = {(run.name, most): choose(meters[run.name].images, classes, most)
-                  for run in self.runs for most in (False, True)}
-        sheets: dict[tuple[str, bool], list[Scene]] = {key: [] for key in chosen}
-        for run in self.runs:
-            for most in (False, True):
-                for choice in chosen[run.name, most]:
-                    sheets[run.name, most].append(self.scene(run, choice, stage))
-                    progress('Show the chosen ones', sum(map(len, sheets.values())), sum(map(len, chosen.values())))
+        chosen = [(run, which, *choice) for run in self.runs for which in ('least', 'most')
+                  for choice in choose(meters[run.name].images, classes, which)]
+        sheets: dict[tuple[str, str], list[Scene]] = {}
+        for run, which, image, class_ in self._with_bar(chosen, 'Show images'):
+            sheets.setdefault((run.name, which), []).append(self.scene(run, image, class_, stage))
         return sheets
 
-    def scene(self, run: LoadedModel, choice: Choice, stage: str) -> Scene:
+    def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.images.dataset[choice.image]
+        sample = self.images.dataset[image.image]
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
-        before, after = (self.features(m, data['inputs'], [choice.image])[stage] for m in (self.start, run))
+        before, after = (self.features(m, data['inputs'], [image.image])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
         valid = positions_inside(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape))
         if valid is not None:
@@ -211,13 +208,15 @@ class Analyzer:
         height, width = sample['inputs'].shape[1:]
         scale = min(1.0, _SHOWN_WIDTH / width)
         shape = max(1, round(height * scale)), max(1, round(width * scale))
-        predictions = {title: _nearest(self._prediction(m, choice.image), shape)
+        predictions = {title: _nearest(self._prediction(m, image.image), shape)
                        for title, m in (('before', self.start), (f'after {run.name}', run)) if m.predicts}
         truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        title = f'{self.images.classes[choice.class_]}\n' if choice.class_ is not None else ''
-        title += f'{_short(self.images.names[choice.image])}\ncosine {choice.cosine:.3f}'
-        return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(),
-                     choice.class_)
+        title = f'{_short(self.images.names[image.image])}\ncosine '
+        if class_ is None:
+            title += f'{image.cosine_similarity:.3f}'
+        else:
+            title = f'{self.images.classes[class_]}\n{title}{image.class_cosine[class_]:.3f}'
+        return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
 
     def _prediction(self, loaded: LoadedModel, number: int) -> Tensor:
         with torch.no_grad():
@@ -249,30 +248,3 @@ def _gather(stages: dict[str, dict[str, DistortionMeter]]) -> dict[str, dict[str
                 for method, meter in meters.items():
                     meter.merge(other[stage][method])
     return stages
-
-
-def _spread(total: int, most: int | None) -> list[int]:
-    if most is None or most >= total:
-        return list(range(total))
-    return [i * total // most for i in range(most)]
-
-
-def _notes(
-    cfg: Config, options: Options, images: Images, numbers: Sequence[int], models: Sequence[LoadedModel],
-) -> list[str]:
-    few = '' if len(numbers) == len(images.names) else f', evenly spread over {len(images.names)}'
-    notes = [f'Data: {len(numbers)} images of the {options.split} split{few}'
-             f'{"" if images.labeled else ", without ground truth"}; {type(images.dataset).__name__}, '
-             f'config {Path(cfg.filename).name if cfg.filename else "without a name"}.',
-             f'Before: the pre-trained model, {models[0].source}.',
-             *(f'{model.name}: {model.source}.' for model in models[1:])]
-    if not models[0].predicts:
-        notes.append('The pre-trained weights have no head that fits, so there are no predictions before fine-tuning.')
-    notes += [f'{model.name}: the head does not fit the config, so its predictions are not shown.'
-              for model in models[1:] if not model.predicts]
-    if options.amp:
-        notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
-    if len(numbers) < 5:
-        notes.append(f'With {len(numbers)} image{"s" * (len(numbers) > 1)} there are no intervals, and CKA is not to '
-                     'be relied on.')
-    return notes

@@ -11,7 +11,7 @@ import csv
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmseg_daft.analysis.findings import Findings
@@ -79,24 +79,10 @@ def _histogram(where: dict[str, object], histogram: PixelHistogram) -> Iterator[
         yield dict(where, bin_low=bounds[i], bin_high=bounds[i + 1], statistic='count', value=int(histogram.counts[i]))
 
 
-class Quantity(NamedTuple):
-    """What a number of a summary is about; ``stage`` is empty for a median over all layers."""
+def average(paths: Sequence[Path]) -> list[tuple[str, str, str, str, float, float]]:
+    """Return method, stage, level, measure, mean and standard deviation of each number over several analyses' summaries.
 
-    method: str
-    stage: str
-    level: str
-    measure: str
-
-
-class Spread(NamedTuple):
-    """A number over several analyses: mean, and standard deviation of the sample."""
-
-    mean: float
-    standard_deviation: float
-
-
-def average(paths: Sequence[Path]) -> dict[Quantity, Spread]:
-    """Return mean and standard deviation of each quantity over the summaries of several analyses.
+    A summary is of medians over images or pixels, CKA, and medians over layers, which have no stage.
 
     Raises:
         ValueError: There are fewer than two files, one comes twice or is no analysis, or they hold different things.
@@ -109,37 +95,24 @@ def average(paths: Sequence[Path]) -> dict[Quantity, Spread]:
         if differs:
             raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
                              'one of them alone. Analyze the same methods and stages, by the same names.')
-    return {quantity: Spread(statistics.fmean(values := [each[quantity] for each in summaries]),
-                             statistics.stdev(values)) for quantity in summaries[0]}
+    values = {key: [each[key] for each in summaries] for key in summaries[0]}
+    return [(*key, statistics.fmean(numbers), statistics.stdev(numbers)) for key, numbers in values.items()]
 
 
-def _summary(path: Path) -> dict[Quantity, float]:
-    """Return an analysis's own summary: medians over images or pixels, CKA, medians over layers."""
-    if not path.is_file():
-        raise ValueError(f'There is no {path}. mmseg-daft analyze --out DIR writes DIR/numbers.csv.')
-    found: dict[Quantity, float] = {}
-    layers: dict[Quantity, list[float]] = {}
+def _summary(path: Path) -> dict[tuple[str, str, str, str], float]:
+    found: dict[tuple[str, str, str, str], list[float]] = {}
     try:
         with path.open(newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
-                level, value = row['level'], float(row['value'])
-                if level == 'layer':
-                    layers.setdefault(Quantity(row['method'], '', level, row['measure']), []).append(value)
-                elif level == 'stage' or (level in ('image', 'pixel') and row['statistic'] == 'median'):
-                    found[Quantity(row['method'], row['stage'], level, row['measure'])] = value
+                of_layer, stage = row['level'] == 'layer', row['level'] == 'stage'
+                if of_layer or stage or (row['level'] in ('image', 'pixel') and row['statistic'] == 'median'):
+                    key = (row['method'], '' if of_layer else row['stage'], row['level'], row['measure'])
+                    found.setdefault(key, []).append(float(row['value']))
+    except FileNotFoundError as error:
+        raise ValueError(f'There is no {path}. mmseg-daft analyze --out DIR writes DIR/numbers.csv.') from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is not the numbers.csv of mmseg-daft analyze ({error!r}).') from error
-    found.update({quantity: statistics.median(values) for quantity, values in layers.items()})
     if not found:
         raise ValueError(f'{path} holds no numbers. Run mmseg-daft analyze again.')
-    return found
-
-
-def write_average(spreads: dict[Quantity, Spread], analyses: int, path: Path) -> None:
-    """Write an average over so many analyses as CSV, six digits each."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow((*Quantity._fields, 'runs', *Spread._fields))
-        writer.writerows((*quantity, analyses, *(f'{value:.6g}' for value in spread))
-                         for quantity, spread in spreads.items())
+    layers_last = sorted(found, key=lambda key: key[2] == 'layer')
+    return {key: statistics.median(found[key]) for key in layers_last}
