@@ -12,8 +12,8 @@ from rich.console import Console
 import mmseg_daft  # noqa: F401  (repairs what mmseg needs, so it comes first)
 
 # isort: split
+from demo.picture import draw_comparison
 from demo.runs import Demo
-from mmseg_daft.analysis.contact_sheet import draw_comparison
 from mmseg_daft.analysis.findings import Findings, Scene
 from mmseg_daft.analysis.measure import measure
 from mmseg_daft.analysis.report import write_report

@@ -1,9 +1,8 @@
-"""Pictures with images: Figures 6 to 9 of Ha, Jeong, Lee (AAAI 2024) for segmentation, and a comparison of methods."""
+"""Figures 6 to 9 of Ha, Jeong, Lee (AAAI 2024), for segmentation: the least and the most distorted images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,8 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mmseg_daft.analysis.figures import draw_kind, figure_style, new_figure, save_figure, styles
-from mmseg_daft.analysis.findings import Findings, Scene
+from mmseg_daft.analysis.figures import new_figure
+from mmseg_daft.analysis.findings import Scene
 
 HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
 
@@ -41,7 +40,7 @@ def draw_sheet(
     axes = figure.subplots(len(scenes), columns, squeeze=False)
     colors = np.asarray(palette, np.uint8).reshape(-1, 3)
     for row, scene in zip(axes, scenes, strict=True):
-        _draw_row(row[:-1], scene, colors, scene is scenes[0])
+        draw_row(row[:-1], scene, colors, scene is scenes[0])
         row[-1].imshow(scene.image.mean(2), cmap='gray', interpolation='bilinear')
         extent = (-0.5, scene.image.shape[1] - 0.5, scene.image.shape[0] - 0.5, -0.5)
         row[-1].imshow(scene.heat.clip(*heat_range), cmap=HEAT, norm=scale, alpha=0.75, extent=extent,
@@ -52,45 +51,11 @@ def draw_sheet(
     bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=axes, location='right', shrink=0.5, aspect=30, pad=0.01)
     bar.set_label('1 - cosine similarity', fontsize=8)
     if len(classes) == len(colors) and (scenes[0].truth is not None or scenes[0].predictions):
-        _draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
+        draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
     return figure
 
 
-def draw_comparison(
-    scenes: Sequence[Scene], findings: Findings, palette: Sequence[Sequence[int]], title: str, path: Path,
-) -> None:
-    """Draw what methods predict, and below it what they did to the model; write it as PNG.
-
-    Below are the relative change of the batch-norm statistics per layer (the paper's Figure 2), and the cosine
-    similarities of images at the last stage (its Figure 1).
-
-    Args:
-        scenes: The rows, at least one.
-        findings: What each method did.
-        palette: RGB of each class, 0 to 255.
-        title: One line above all.
-        path: Where to write it; the folder must exist.
-    """
-    with figure_style():
-        columns = 2 + len(scenes[0].predictions)
-        figure = new_figure(10, 1.75 * len(scenes) + 5.2)
-        figure.suptitle(title, fontsize=12, fontweight='bold')
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * len(scenes) + 0.7, 4.0), hspace=0.02)
-        colors = np.asarray(palette, np.uint8)
-        for row, scene in zip(top.subplots(len(scenes), columns, squeeze=False), scenes, strict=True):
-            _draw_row(row, scene, colors, scene is scenes[0])
-        _draw_legend(top, findings.classes, colors, len(findings.classes))
-        bottom.suptitle('What fine-tuning did to the backbone', fontsize=12, fontweight='bold')
-        axes = bottom.subplots(1, 3, width_ratios=(3, 3, 2))
-        for axis, kind in zip(axes[:2], ('bn_mean', 'bn_variance'), strict=True):
-            draw_kind(axis, findings, kind)
-            axis.set_xlabel('BN layers, by stage (IS: input stem)')
-            axis.legend()
-        _draw_similarities(axes[2], findings)
-        save_figure(figure, path.parent, path.stem, ['png'])
-
-
-def _draw_row(axes: Sequence[Axes], scene: Scene, palette: NDArray[np.uint8], titled: bool) -> None:
+def draw_row(axes: Sequence[Axes], scene: Scene, palette: NDArray[np.uint8], titled: bool) -> None:
     """Draw image, ground truth and predictions into as many axes; ids outside the palette become white."""
     colors = np.concatenate([palette, np.full((1, 3), 255, np.uint8)])
     pictures = {'image': scene.image}
@@ -107,26 +72,10 @@ def _draw_row(axes: Sequence[Axes], scene: Scene, palette: NDArray[np.uint8], ti
             axes[0].contour(scene.truth == scene.class_, levels=[0.5], colors=color, linewidths=line)
 
 
-def _draw_legend(
+def draw_legend(
     figure: Figure | SubFigure, classes: Sequence[str], colors: NDArray[np.uint8], columns: int, **options: float,
 ) -> None:
+    """Name the classes below a figure, in so many columns."""
     handles = [Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=name)
                for name, rgb in zip(classes, colors, strict=True)]
     figure.legend(handles=handles, loc='outside lower center', ncols=columns, **options)
-
-
-def _draw_similarities(axis: Axes, findings: Findings) -> None:
-    """Draw a dot for each image and a bar at the median."""
-    jitter = np.random.default_rng(0)
-    meters = list(findings.stages.values())[-1]
-    for i, (method, look) in enumerate(styles(findings.methods).items()):
-        values = [image.cosine_similarity for image in meters[method].images]
-        x = i + jitter.uniform(-0.18, 0.18, len(values))
-        axis.plot(x, values, look['marker'], color=look['color'], markersize=3.5, alpha=0.6, markeredgewidth=0)
-        median = float(np.median(values))
-        axis.hlines(median, i - 0.3, i + 0.3, color='black', linewidth=1.5)
-        axis.text(i + 0.33, median, f'{median:.2f}', va='center')
-    axis.set_xticks(range(len(findings.methods)), findings.methods)
-    axis.set_xlim(-0.5, len(findings.methods) - 0.3)
-    axis.set_title('Features, before vs after')
-    axis.set_ylabel('cosine similarity, per image (higher: less distortion)')

@@ -40,7 +40,6 @@ _USUAL = {'FT': 0, 'DAFT': 1, 'LP': 2, 'LP-FT': 3}
 _SETTINGS = {
     'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'legend.frameon': False, 'axes.spines.top': False,
     'axes.spines.right': False, 'figure.dpi': 130, 'svg.hashsalt': 'mmseg_daft'}
-_BY_STAGE = 'layers in the order of the network, by stage (IS: input stem)'
 
 Style = Mapping[str, Any]
 """Color, marker and dashes."""
@@ -156,9 +155,7 @@ def draw_changes(findings: Findings) -> Figure:
     axes = figure.subplots(len(kinds), 1, squeeze=False)[:, 0]
     for axis, kind in zip(axes, kinds, strict=True):
         draw_kind(axis, findings, kind)
-    axes[-1].set_xlabel(_BY_STAGE)
-    figure.legend(*_handles(axes), loc='outside upper center', ncols=len(findings.methods))
-    return figure
+    return _finished(figure, axes, findings, 'layers')
 
 
 def draw_kind(axis: Axes, findings: Findings, kind: str) -> None:
@@ -167,22 +164,29 @@ def draw_kind(axis: Axes, findings: Findings, kind: str) -> None:
     _draw_layers(axis, findings, {
         method: {tensor.layer: value for tensor, value in changes.of_kind(kind).items()}
         for method, changes in findings.changes.items()}, log)
-    axis.set_title(f'{KINDS[kind].capitalize().replace("bn", "BN")}{" (log scale)" if log else ""}')
-    axis.set_ylabel('relative change')
+    axis.set(title=f'{KINDS[kind].capitalize().replace("bn", "BN")}{" (log scale)" if log else ""}',
+             ylabel='relative change')
 
 
 def draw_drift(findings: Findings) -> Figure:
     """Draw how far the statistics of each BN layer moved, in standard deviations and as a factor."""
     figure = new_figure(7.2, 4.2)
     axes = figure.subplots(2, 1)
-    for axis, measure, label in zip(axes, ('mean', 'log_variance'),
-                                    ('mean shift (std. dev.)', '|ln variance ratio|'), strict=True):
+    for axis, measure in zip(axes, ('mean', 'log_variance'), strict=True):
         _draw_layers(axis, findings, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
                                       for method, changes in findings.changes.items()}, log=True)
-        axis.set_ylabel(label)
-    axes[0].set_title('BN drift: running statistics before and after fine-tuning (log scale)')
-    axes[1].set_xlabel(f'BN {_BY_STAGE}')
-    figure.legend(*_handles(axes), loc='outside upper center', ncols=len(findings.methods))
+    axes[0].set(title='BN drift: running statistics before and after fine-tuning (log scale)',
+                ylabel='mean shift (std. dev.)')
+    axes[1].set_ylabel('|ln variance ratio|')
+    return _finished(figure, axes, findings, 'BN layers')
+
+
+def _finished(figure: Figure, axes: Sequence[Axes], findings: Findings, layers: str) -> Figure:
+    """Name what panels over layers have in common: the axis and the methods, of which a panel may lack one."""
+    axes[-1].set_xlabel(f'{layers} in the order of the network, by stage (IS: input stem)')
+    handles = {label: handle for axis in axes
+               for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(findings.methods))
     return figure
 
 
@@ -222,11 +226,6 @@ def plain_log_scale(axis: Axes) -> None:
 class _PlainNumbers(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f'{x:g}' if super().__call__(x, pos) else ''
-
-
-def _handles(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    return list(found.values()), list(found)
 
 
 def draw_cka(findings: Findings) -> Figure:

@@ -15,13 +15,13 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from mmseg_daft.analysis.meter import VOID
 from mmseg_daft.core.conversion import ConversionVariant, convert, write
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.statistics import collect_statistics
 from mmseg_daft.engine.offline import OfflinePass
 from mmseg_daft.engine.training_data import TargetLoader
 
-IGNORED = 255
 PIXELS = 200  # of each image
 GROUPS = 4  # of images, for cross-validation
 
@@ -61,9 +61,8 @@ def measure_accuracies(offline: OfflinePass, num_batches: int) -> Accuracies | N
         return None
     head = balanced_accuracy(logits[0].argmax(1), logits[1]) if logits else None
     with preserved_random_state():
-        loader = TargetLoader(offline.loader, offline.settings.seed, offline.settings.num_batches)
         statistics = collect_statistics(
-            offline.model, offline.layers, _with_bar(loader, 'Adapted statistics'),
+            offline.model, offline.layers, _batches(offline, offline.settings.num_batches, 'Adapted statistics'),
             lambda batch: offline.forward.train_path(offline.forward.prepare(batch)), by_batch=True)
     before = convert(offline.layers, statistics, ConversionVariant(compensate=False))
     try:
@@ -81,8 +80,7 @@ def _sample(offline: OfflinePass, num_batches: int) -> tuple[list[Pixels], Pixel
     groups: list[list[Pixels]] = [[] for _ in range(min(GROUPS, in_all))]
     logits = []
     with preserved_random_state():
-        loader = TargetLoader(offline.loader, offline.settings.seed, min(num_batches, in_all))
-        for i, batch in enumerate(_with_bar(loader, 'Pixels for the read-outs')):
+        for i, batch in enumerate(_batches(offline, min(num_batches, in_all), 'Pixels for the read-outs')):
             data = offline.forward.prepare(batch)
             if not all('gt_sem_seg' in sample for sample in data['data_samples']):
                 return [], None
@@ -94,7 +92,8 @@ def _sample(offline: OfflinePass, num_batches: int) -> tuple[list[Pixels], Pixel
     return [_joined(group) for group in groups if group], _joined(logits) if logits else None
 
 
-def _with_bar(loader: TargetLoader, title: str) -> Iterable[Any]:
+def _batches(offline: OfflinePass, num_batches: int | None, title: str) -> Iterable[Any]:
+    loader = TargetLoader(offline.loader, offline.settings.seed, num_batches)
     return track(loader, title, len(loader), transient=True, disable=not sys.stdout.isatty())
 
 
@@ -116,7 +115,7 @@ def sample_pixels(features: Tensor, labels: Tensor, per_image: int, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     picked = []
     for image, label in zip(features, near.flatten(1), strict=True):
-        places = (label != IGNORED).nonzero()[:, 0]
+        places = (label != VOID).nonzero()[:, 0]
         places = places[torch.randperm(len(places), generator=generator)[:per_image].to(places.device)]
         picked.append((image.flatten(1).T[places].double().cpu(), label[places].cpu()))
     return _joined(picked)

@@ -142,8 +142,7 @@ class Analyzer:
         """
         classes = len(self.images.classes) if self.images.labeled else 0
         stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
-        loader = self.images.batches(numbers, batch_size, workers)
-        for batch in self._with_bar(loader, 'Measure images'):
+        for batch in self._with_bar(self.images.batches(numbers, batch_size, workers), 'Measure images'):
             for group in of_one_size(batch):
                 self._measure_group(stages, group)
         return stages
@@ -195,6 +194,7 @@ class Analyzer:
             sheets.setdefault((run.name, which), []).append(self.scene(run, image, class_, stage))
         return sheets
 
+    @torch.no_grad()
     def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
         sample = self.images.dataset[image.image]
@@ -208,19 +208,19 @@ class Analyzer:
         height, width = sample['inputs'].shape[1:]
         scale = min(1.0, _SHOWN_WIDTH / width)
         shape = max(1, round(height * scale)), max(1, round(width * scale))
-        predictions = {title: _nearest(self._prediction(m, image.image), shape)
-                       for title, m in (('before', self.start), (f'after {run.name}', run)) if m.predicts}
+        predictions = {}
+        for title, loaded in (('before', self.start), (f'after {run.name}', run)):
+            if loaded.predicts:
+                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.image]]))[0]
+                predictions[title] = _nearest(result.pred_sem_seg.data, shape)
         truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        title = f'{_short(self.images.names[image.image])}\ncosine '
+        name = self.images.names[image.image].rsplit('.', 1)[0]
+        title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine '
         if class_ is None:
             title += f'{image.cosine_similarity:.3f}'
         else:
             title = f'{self.images.classes[class_]}\n{title}{image.class_cosine[class_]:.3f}'
         return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
-
-    def _prediction(self, loaded: LoadedModel, number: int) -> Tensor:
-        with torch.no_grad():
-            return loaded.model.test_step(pseudo_collate([self.images.dataset[number]]))[0].pred_sem_seg.data
 
     def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:
         if self.start.model.data_preprocessor.channel_conversion:
@@ -231,11 +231,6 @@ class Analyzer:
 
 def _nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:
     return F.interpolate(ids[None].float(), size=shape, mode='nearest-exact')[0, 0].long().cpu().numpy()
-
-
-def _short(name: str, most: int = 22) -> str:
-    stem = name.rsplit('.', 1)[0]
-    return stem if len(stem) <= most else f'…{stem[1 - most:]}'
 
 
 def _gather(stages: dict[str, dict[str, DistortionMeter]]) -> dict[str, dict[str, DistortionMeter]]:

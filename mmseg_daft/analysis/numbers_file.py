@@ -80,9 +80,11 @@ def _histogram(where: dict[str, object], histogram: PixelHistogram) -> Iterator[
 
 
 def average(paths: Sequence[Path]) -> list[tuple[str, str, str, str, float, float]]:
-    """Return method, stage, level, measure, mean and standard deviation of each number over several analyses' summaries.
+    """Return mean and standard deviation of each number of a summary over several analyses.
 
-    A summary is of medians over images or pixels, CKA, and medians over layers, which have no stage.
+    Returns:
+        Method, stage, level, measure, mean, standard deviation: of medians over images or pixels, of CKA, and of
+        medians over layers, which have no stage.
 
     Raises:
         ValueError: There are fewer than two files, one comes twice or is no analysis, or they hold different things.

@@ -87,7 +87,7 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
     source, predicts = ' and '.join(str(start.checkpoint) for start in starts), any(not s.name for s in starts)
     for start in starts:
         if start.name and start.prefix == start.name and not start.own_loading:
-            predicts |= _load_heads(model, _read(start.checkpoint)[0])
+            predicts |= _load(model, _read(start.checkpoint)[0], False) is None
     if cfg.get('load_from'):
         source, predicts = str(cfg.load_from), True
         _load_extractor(model, _read(source)[0], source)
@@ -105,7 +105,7 @@ def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> Loaded
     model = _build(cfg)
     state, content = _read(checkpoint)
     _load_extractor(model, state, f'{name}={checkpoint}')
-    predicts = _load_heads(model, state)
+    predicts = _load(model, state, False) is None
     facts = content.get('message_hub', {})
     facts = facts.get('runtime_info', {}) if isinstance(facts, dict) else facts.runtime_info
     return LoadedModel(
@@ -123,26 +123,19 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
 
 
 def _load_extractor(model: BaseSegmentor, state: Mapping[str, Tensor], what: str) -> None:
-    """Load the feature extractor, all of which has to be there."""
-    wanted = [name for name in model.state_dict() if name.startswith(f'{EXTRACTOR}.')]
-    problem = _load(model, state, wanted)
+    problem = _load(model, state, True)
     if problem:
         raise ValueError(f'{what} does not fit the {EXTRACTOR} of the config\'s model. All checkpoints have to be of '
                          f'one architecture. {problem}')
 
 
-def _load_heads(model: BaseSegmentor, state: Mapping[str, Tensor]) -> bool:
-    """Load all but the feature extractor where it is there and fits, and return whether it was."""
-    wanted = [name for name in model.state_dict() if not name.startswith((f'{EXTRACTOR}.', 'auxiliary_head.'))]
-    return _load(model, state, wanted) is None
-
-
-def _load(model: BaseSegmentor, state: Mapping[str, Tensor], names: list[str]) -> str | None:
-    """Load these tensors, or say which of them are missing or of another shape."""
-    own = model.state_dict()
-    problem = match_weights({name: own[name] for name in names}, state).problem(1.0)
+def _load(model: BaseSegmentor, state: Mapping[str, Tensor], extractor: bool) -> str | None:
+    """Load the feature extractor, or all else but auxiliary heads; or say what of it a file lacks, and load nothing."""
+    wanted = {name: tensor for name, tensor in model.state_dict().items()
+              if name.startswith(f'{EXTRACTOR}.') == extractor and not name.startswith('auxiliary_head.')}
+    problem = match_weights(wanted, state).problem(1.0)
     if problem is None:
-        model.load_state_dict({name: state[name] for name in names if name in state}, strict=False)
+        model.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
     return problem
 
 
@@ -166,24 +159,18 @@ def changes_of(run: LoadedModel, start: LoadedModel) -> MethodChanges:
     record, kept = run.facts.get(RECORD), run.facts.get(CONVERTED)
     if record and kept is None:
         raise ValueError(f'{run.name}: {run.source} was converted and does not hold the tensors that its training '
-                         'began with, as checkpoints do since version 0.1.0. Train it again, or leave it out.')
+                         'began with, as all checkpoints do since the first release. Train it again, or leave it out.')
     if kept and (record or {}).get('variant', {}).get('compensate', True):
-        _refuse_other_start(run, before, kept, layers)
+        for name, layer in layers.items():
+            # A conversion leaves γ over the standard deviation as it was.
+            scales = [state[f'{name}.weight'].cpu().double() / (state[f'{name}.running_var'].cpu().double()
+                                                                 + layer.eps).sqrt()
+                      for state in (before, kept) if f'{name}.weight' in kept]
+            if scales and relative_change(*scales) > 1e-3:
+                raise ValueError(f'{run.name}: {run.source} was converted from another pre-trained model than '
+                                 f'{run.name}\'s comparison is with ({name!r} differs). Name its own by --pretrained.')
     before = {**before, **(kept or {})}
     changes = {t: relative_change(before[t.name], after[t.name]) for t in layer_tensors(start.model, (EXTRACTOR,))}
     drift = {name: statistics_drift(name, before, after, layer.eps)
              for name, layer in layers.items() if layer.running_mean is not None}
     return MethodChanges(changes, drift, 'after the conversion' if kept else 'pre-trained')
-
-
-def _refuse_other_start(
-    run: LoadedModel, before: Mapping[str, Tensor], kept: Mapping[str, Tensor], layers: Mapping[str, BatchNorm],
-) -> None:
-    """Check what a conversion leaves as it was: γ over the standard deviation."""
-    for name, layer in layers.items():
-        if f'{name}.weight' in kept:
-            a, b = (state[f'{name}.weight'].cpu().double() / (state[f'{name}.running_var'].cpu().double()
-                                                               + layer.eps).sqrt() for state in (before, kept))
-            if relative_change(a, b) > 1e-3:
-                raise ValueError(f'{run.name}: {run.source} was converted from another pre-trained model than '
-                                 f'{run.name}\'s comparison is with ({name!r} differs). Name its own by --pretrained.')
