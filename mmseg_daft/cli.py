@@ -16,7 +16,7 @@ from mmseg_daft.version import __version__
 COMMANDS = {
     'doctor': ('mmseg_daft.doctor.command', 'check a config before GPU hours are spent on it'),
     'domain-gap': ('mmseg_daft.analysis.domain_gap', 'how far source and target lie apart, layer by layer'),
-    'convert': ('mmseg_daft.engine.convert_checkpoint', 'convert a checkpoint to a target domain, without training'),
+    'convert': ('mmseg_daft.offline.convert', 'convert a checkpoint to a target domain, without training'),
     'train': ('mmseg_daft.launch.train', "train: mmseg's own train.py"),
     'test': ('mmseg_daft.launch.test', "test: mmseg's own test.py"),
     'lpft': ('mmseg_daft.launch.lpft', 'LP-FT: train the head, then everything'),

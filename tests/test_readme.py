@@ -6,7 +6,7 @@ from pathlib import Path
 from support.shipped_configs import lines_to_paste, paste
 from support.small_runs import train
 
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 README = (Path(__file__).parents[1] / 'README.md').read_text()
 

@@ -103,7 +103,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_report
-    from mmseg_daft.doctor.quiet import quiet
+    from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.files import write_atomically
 
@@ -174,8 +174,9 @@ def show_findings(console: Console, findings: Findings, last_stage_only: bool = 
     from mmseg_daft.analysis.report import shown
     from mmseg_daft.core.distortion import KINDS
 
-    def cell(value: Any) -> str:
-        return shown(value).replace(' [', '\n').replace(', ', '–').rstrip(']')
+    def cell(value: Any) -> str:  # an interval on a line of its own
+        text = shown(value)
+        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
 
     rows = findings.summary()
     if last_stage_only:

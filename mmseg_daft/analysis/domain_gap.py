@@ -16,12 +16,17 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from mmseg_daft import offline
+
 if TYPE_CHECKING:
     from mmseg_daft.analysis.linear_probe import Accuracies
+    from mmseg_daft.engine.convert_model import ConversionRecord
+    from mmseg_daft.offline.start import Start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/domain_gap/CONFIG)')
     parser.add_argument('--compare', type=Path, metavar='JSON', help="another report's gap.json, drawn beside")
     parser.add_argument('--probe-batches', type=int, default=32, help='mini-batches for the read-outs (default: 32)')
-    parser.add_argument('--modules', nargs='+', help="submodules whose layers are meant (default: the config's "
-                        'BNConversionHook, or the backbone)')
-    parser.add_argument('--num-batches', type=int, help="mini-batches of the pass (default: the hook's, or all)")
-    parser.add_argument('--cache-dir', help='folder of statistics files to read from and write to')
-    parser.add_argument('--device', help='default: cuda if there is one, or cpu')
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='override settings of the config')
+    offline.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> None:
     if args.probe_batches < 1:
         raise ValueError('--probe-batches has to be at least 1.')
-    other = json.loads(args.compare.read_text(encoding='utf-8')).get('layers') if args.compare else None
-    if args.compare and not other:
-        raise ValueError(f'{args.compare} is not the gap.json of another report.')
+    try:
+        other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f'{args.compare} is not the gap.json of another report.') from error
     import mmseg_daft
 
     mmseg_daft.register()
@@ -63,30 +63,24 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
     from mmseg_daft.analysis.linear_probe import measure_accuracies
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
-    from mmseg_daft.console import make_console
-    from mmseg_daft.core.distortion import stage_of
-    from mmseg_daft.core.shift import domain_gap
-    from mmseg_daft.doctor.quiet import quiet
-    from mmseg_daft.engine.convert_model import describe_dataset
-    from mmseg_daft.engine.offline import prepare
+    from mmseg_daft.console import make_console, quiet
     from mmseg_daft.files import write_atomically
+    from mmseg_daft.offline.start import read_start
 
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
     made_from = {'config': str(args.config.resolve()), 'checkpoint': args.checkpoint and str(args.checkpoint.resolve()),
                  'modules': args.modules, 'cfg-options': args.cfg_options}
     refuse_other_report(out, 'gap.json', made_from)
     with quiet():
-        offline = prepare(args, str(args.config), args.checkpoint and str(args.checkpoint))
-    result = offline.run()
-    rows = [dict(layer=name, stage=stage_of(name), **gap.numbers())
-            for name, gap in domain_gap(offline.layers, result.statistics).items()]
-    accuracies = measure_accuracies(offline, args.probe_batches)
+        start = read_start(args, args.checkpoint and str(args.checkpoint))
+    rows, record = measure_layers(start)
+    accuracies = measure_accuracies(start, args.probe_batches)
 
     out.mkdir(parents=True, exist_ok=True)
     sentence = summary(rows, accuracies)
     write_atomically(out / 'gap.json', dict(
         config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
-        data=describe_dataset(offline.loader.dataset), num_images=result.num_images, num_batches=result.num_batches,
+        data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,
         accuracies=accuracies and accuracies._asdict(), summary=sentence, layers=rows))
     with open(out / 'gap.csv', 'w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -106,6 +100,22 @@ def _measure(args: argparse.Namespace) -> None:
     console.print(f'\nReport: {out}: gap.csv, gap.json, gap.png', soft_wrap=True, markup=False)
 
 
+def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
+    """Return the numbers of each layer, from a conversion that is undone, and its record."""
+    from mmseg_daft.core.conversion import write
+    from mmseg_daft.core.distortion import stage_of
+    from mmseg_daft.core.shift import statistics_shift
+    from mmseg_daft.core.variant import ConversionVariant
+
+    record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
+    source, target = record.report.source, record.report.statistics
+    layers = {name: start.model.get_submodule(name) for name in source}
+    write(layers, source)
+    return [dict(layer=name, stage=stage_of(name), **statistics_shift(
+        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var, layer.eps).numbers())
+        for name, layer in layers.items()], record
+
+
 def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
     """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs.
 
@@ -120,7 +130,7 @@ def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) ->
     line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
             f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
     if accuracies is None:
-        return f'{line} No labels, so no read-outs.'
+        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
     head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
     return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
             f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset, Subset
 
 from mmseg_daft.analysis.meter import VOID
-from mmseg_daft.engine.configs import leaf_datasets, type_name
+from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.training_data import leaf_datasets
 
 
 @dataclass(frozen=True)

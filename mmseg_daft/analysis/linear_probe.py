@@ -7,8 +7,9 @@ regression has not seen, by the mean over classes of the share of pixels that ar
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from rich.progress import track
@@ -16,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmseg_daft.analysis.meter import VOID
-from mmseg_daft.core.conversion import ConversionVariant, convert, write
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.engine.offline import OfflinePass
-from mmseg_daft.engine.training_data import TargetLoader
+from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader
+from mmseg_daft.offline.start import Start
 
 PIXELS = 200  # of each image
 GROUPS = 4  # of images, for cross-validation
@@ -46,55 +46,48 @@ class Accuracies(NamedTuple):
     classes: int
 
 
-def measure_accuracies(offline: OfflinePass, num_batches: int) -> Accuracies | None:
+def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
     """Measure how well the source's features serve the target's labels, as they are and with adapted statistics.
 
+    The model is left with the adapted statistics.
+
     Args:
-        offline: The model and the target's training data.
+        start: The source model and the target's training data.
         num_batches: Mini-batches to take pixels from, at most.
 
     Returns:
         The accuracies; ``None`` where the data have no labels, or are a single mini-batch.
     """
-    source, logits = _sample(offline, num_batches)
+    source, logits = _sample(start, num_batches)
     if len(source) < 2:
         return None
     head = balanced_accuracy(logits[0].argmax(1), logits[1]) if logits else None
-    with preserved_random_state():
-        statistics = collect_statistics(
-            offline.model, offline.layers, _batches(offline, offline.settings.num_batches, 'Adapted statistics'),
-            lambda batch: offline.forward.train_path(offline.forward.prepare(batch)), by_batch=True)
-    before = convert(offline.layers, statistics, ConversionVariant(compensate=False))
-    try:
-        adapted, _ = _sample(offline, num_batches)
-    finally:
-        write(offline.layers, before)
+    start.convert(replace(start.settings, variant=ConversionVariant(compensate=False), stop=None, statistics=None))
+    adapted, _ = _sample(start, num_batches)
     classes = len(torch.cat([labels for _, labels in source]).unique())
     return Accuracies(probe_accuracy(source), probe_accuracy(adapted), head, classes)
 
 
 @torch.no_grad()
-def _sample(offline: OfflinePass, num_batches: int) -> tuple[list[Pixels], Pixels | None]:
+def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None]:
     """Return pixels of the last feature map, in groups of images; and the same of the decoder's output, if it fits."""
-    in_all = -(-len(offline.loader.dataset) // offline.loader.batch_size)
+    in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
     groups: list[list[Pixels]] = [[] for _ in range(min(GROUPS, in_all))]
     logits = []
+    forward, model = ModelForward(start.model, ()), start.model
     with preserved_random_state():
-        for i, batch in enumerate(_batches(offline, min(num_batches, in_all), 'Pixels for the read-outs')):
-            data = offline.forward.prepare(batch)
+        loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
+        batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
+        for i, batch in enumerate(batches):
+            data = forward.prepare(batch)
             if not all('gt_sem_seg' in sample for sample in data['data_samples']):
                 return [], None
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
-            features = offline.model.extract_feat(data['inputs'])
+            features = model.extract_feat(data['inputs'])
             groups[i % len(groups)].append(sample_pixels(features[-1], labels, PIXELS, i))
-            if offline.head_loaded and getattr(offline.model.decode_head, 'out_channels', 0) > 1:
-                logits.append(sample_pixels(offline.model.decode_head(features), labels, PIXELS, i))
+            if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
+                logits.append(sample_pixels(model.decode_head(features), labels, PIXELS, i))
     return [_joined(group) for group in groups if group], _joined(logits) if logits else None
-
-
-def _batches(offline: OfflinePass, num_batches: int | None, title: str) -> Iterable[Any]:
-    loader = TargetLoader(offline.loader, offline.settings.seed, num_batches)
-    return track(loader, title, len(loader), transient=True, disable=not sys.stdout.isatty())
 
 
 def _joined(parts: Sequence[Pixels]) -> Pixels:

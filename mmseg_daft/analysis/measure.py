@@ -24,8 +24,8 @@ from mmseg_daft.analysis.findings import Findings, Scene, choose
 from mmseg_daft.analysis.images import Images, labels_at_positions, of_one_size, open_images, positions_inside
 from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
+from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
-from mmseg_daft.doctor.quiet import quiet
 
 _SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
 

@@ -21,7 +21,7 @@ from mmseg_daft.analysis.findings import MethodChanges
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.engine.checkpoints import read_checkpoint
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.pretrained_weights import match_start, match_weights, pretrained_starts
 
 EXTRACTOR = 'backbone'

@@ -7,7 +7,7 @@ still there.
 
 Linear CKA between features before and after fine-tuning, in a stream of images.
 
-Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centred features X and Y, one row an image,
+Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centered features X and Y, one row an image,
 
     CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)        (Frobenius norms)
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.shift import statistics_shift
 
 _CHANNELS_AT_ONCE = 64  # float64 copies of a whole map of 2048 channels would be larger than all else
 
@@ -131,7 +132,7 @@ class CrossMoments:
                 getattr(self, name).add_(tensor)
 
     def dependence(self) -> float:
-        """Return ‖XᵀY‖² of the centred features over the number of images squared."""
+        """Return ‖XᵀY‖² of the centered features over the number of images squared."""
         n = max(self.count, 1)
         return float((self.xy / n - torch.outer(self.x / n, self.y / n)).square().sum())
 
@@ -153,13 +154,13 @@ def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) ->
         after: Of features after with themselves.
 
     Returns:
-        NaN where features do not vary from image to image, as of a single one.
+        NaN if the features do not vary from image to image, for instance those of a single one.
     """
     return _ratio(both.dependence(), before.dependence(), after.dependence(), before)
 
 
 def debiased_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
-    """Return debiased linear CKA, at most 1 and on unrelated features 0 on average; arguments as of ``linear_cka``.
+    """Return debiased linear CKA, at most 1, and 0 on average for unrelated features; arguments as in ``linear_cka``.
 
     Returns:
         NaN for fewer than four images.
@@ -268,9 +269,6 @@ def statistics_drift(
     layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float,
 ) -> StatisticsDrift:
     """Return the drift of one layer's statistics between two state dicts; ``eps`` is the layer's ε."""
-    mean, var, new_mean, new_var = (
-        state[f'{layer}.{tensor}'].detach().cpu().double()
-        for state in (before, after) for tensor in ('running_mean', 'running_var'))
-    return StatisticsDrift(
-        mean=float(((new_mean - mean).abs() / (var + eps).sqrt()).mean()),
-        log_variance=float(torch.log((new_var + eps) / (var + eps)).abs().mean()))
+    tensors = (state[f'{layer}.{tensor}'].cpu() for state in (before, after)
+               for tensor in ('running_mean', 'running_var'))
+    return StatisticsDrift(*statistics_shift(*tensors, eps).average)

@@ -1,157 +1,171 @@
-"""What the ranks of a job tell each other after each mini-batch of a pass: moments, and whether all went well."""
+"""A pass over several ranks: what they tell each other after each mini-batch.
+
+A mini-batch is what the training of a layer will take it for: each rank's own for BatchNorm, that of all ranks together
+for SyncBatchNorm. Every rank ends with what one process alone would have computed, to the bit for BatchNorm.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmseg_daft.core.moments import BatchMoments, mean_and_var
+from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.statistics import BatchMoments, Call, MiniBatch
 
 T = TypeVar('T')
-Slot = tuple[str, int]
-"""A call of a layer within a forward pass: the layer's name, and how often it was called before."""
-
-_FINE, _FINISHED, _NEW_SLOTS, _FAILED = range(4)
+_FINE, _FINISHED, _NEW_CALLS, _FAILED = range(4)
+_END = object()
 
 
-class Round(NamedTuple):
-    """Every rank's mini-batch of one round, its slots side by side.
+class Ranks:
+    """The ranks of the default process group, which all have to make the same calls.
 
-    Attributes:
-        mean: ``(ranks, channels of all slots)``, float64.
-        unbiased_var: Likewise.
-        count: Elements per channel, likewise; 0 where a rank has nothing for a slot.
-    """
-
-    mean: Tensor
-    unbiased_var: Tensor
-    count: Tensor
-
-
-class RankExchange:
-    """One collective a mini-batch, whatever the number of layers; bit-identical results on every rank.
-
-    The slots and their order need not be known before: ranks agree on them, by two more collectives,
-    when one of them meets a new one, as in the first round. Without a process group nothing is sent.
+    One collective per mini-batch, whatever the number of layers. The layers' order need not be known before: the ranks
+    agree on it by two more collectives when one of them meets a new layer, as in the first round.
 
     Args:
-        device: Where the layers are, and the process group communicates.
-
-    Attributes:
-        slots: The number of channels of each slot, in the common order.
+        device: Where the layers are, and where the process group communicates.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self.slots: dict[Slot, int] = {}
+        self.number = dist.get_world_size()
+        self._channels: dict[Call, int] = {}  # in the common order
 
-    def share(
-        self, calls: Iterable[tuple[str, BatchMoments]], error: Exception | None = None, finished: bool = False,
-    ) -> Round | None:
-        """Return all ranks' moments of a round, or ``None`` once every rank has finished.
+    def rounds(
+        self, steps: Iterator[MiniBatch], layers: Mapping[str, BatchNorm], by_batch: bool,
+    ) -> Iterator[list[MiniBatch]]:
+        """Yield the ranks' mini-batches, round after round, until the last rank has no more.
 
-        Every rank calls this as often as the others, also one that has finished or failed.
-
-        Args:
-            calls: The layers that this rank's mini-batch ran through, in order.
-            error: What went wrong on this rank.
-            finished: This rank has no further mini-batch.
+        What fails on one rank fails on all. But where SyncBatchNorm normalizes by mini-batch, each of its calls is a
+        collective: there a failed rank ends at once, and the others by the broken group; and every rank needs as many
+        mini-batches as the others.
 
         Raises:
-            Exception: ``error``, on the rank that failed.
-            RuntimeError: On the others, with the failed rank's message.
+            Exception: What a step raised, on the rank that failed.
+            RuntimeError: On the other ranks, with the failed rank's message.
         """
-        own = _numbered(calls)
+        finished = False
         while True:
-            new = own.keys() - self.slots.keys()
-            status = _FAILED if error else _NEW_SLOTS if new else _FINISHED if finished else _FINE
+            mini_batch, error = {}, None
+            try:
+                following = _END if finished else next(steps, _END)
+                finished = following is _END
+                mini_batch = {} if finished else following
+            except Exception as failure:
+                if by_batch and any(map(_is_joint, layers.values())):
+                    raise
+                error = failure
+            everyone = self._exchange(mini_batch, error, finished)
+            if everyone is None:
+                return
+            yield _with_joint(everyone, layers)
+
+    def joint(self, layer: BatchNorm, moments: BatchMoments) -> BatchMoments:
+        """Return the moments of the mini-batch that a layer normalizes by; for SyncBatchNorm a collective."""
+        if not _is_joint(layer):
+            return moments
+        mine = torch.cat([moments.values, torch.full_like(moments.values[:1], moments.count)])
+        return _joined([BatchMoments(part[:2], int(part[2, 0])) for part in self._gather(mine)])
+
+    def together(self, make: Callable[[], T]) -> T:
+        """Do something that may fail on one rank: then it fails on all.
+
+        Args:
+            make: What to do; it may not wait for other ranks.
+
+        Raises:
+            Exception: As in ``rounds``.
+        """
+        result = error = None
+        try:
+            result = make()
+        except Exception as failure:
+            error = failure
+        if self._gather(torch.tensor([float(error is not None)], dtype=torch.float64, device=self.device)).any():
+            self._raise(error)
+        return result
+
+    def largest(self, value: float) -> float:
+        """Return the largest of all ranks' values."""
+        return float(self._gather(torch.tensor([value], dtype=torch.float64, device=self.device)).max())
+
+    def agree(self, tensors: list[Tensor]) -> None:
+        """Give every rank the first one's tensors: the last bit may differ on other hardware."""
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.broadcast(flat, src=0)
+        for tensor, values in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))
+
+    def _exchange(self, own: MiniBatch, error: Exception | None, finished: bool) -> list[MiniBatch] | None:
+        """Return all ranks' mini-batches of a round, or ``None`` once every rank has finished."""
+        while True:
+            new = own.keys() - self._channels.keys()
+            status = _FAILED if error else _NEW_CALLS if new else _FINISHED if finished else _FINE
             everyone = self._gather(self._pack(status, own))
-            statuses = everyone[:, 0].tolist() if self.ranks > 1 else [status]
+            statuses, *counts = everyone[:, :1 + len(self._channels)].T.tolist()
             if _FAILED in statuses:
                 self._raise(error)
-            elif _NEW_SLOTS in statuses:
-                self._agree_on_slots(own)
+            elif _NEW_CALLS in statuses:
+                known = [{call: moments.values.shape[1] for call, moments in own.items()}] * self.number
+                dist.all_gather_object(known, known[0])
+                for calls in known:
+                    self._channels.update((call, c) for call, c in calls.items() if call not in self._channels)
             elif set(statuses) == {_FINISHED}:
                 return None
             else:
-                return self._unpack(everyone[:, 1:])
+                values = everyone[:, 1 + len(self._channels):].split([2 * c for c in self._channels.values()], dim=1)
+                return [{call: BatchMoments(part[rank].view(2, -1), int(count[rank]))
+                         for call, count, part in zip(self._channels, counts, values, strict=True) if count[rank]}
+                        for rank in range(self.number)]
 
-    def _pack(self, status: int, own: Mapping[Slot, BatchMoments]) -> Tensor:
-        """Return status, counts, means and variances in one vector; zeros where there is nothing."""
-        counts = torch.tensor([status, *(own[slot].count if slot in own else 0 for slot in self.slots)])
-        counts = counts.to(self.device, torch.float64, non_blocking=True)
-        if not self.slots:
-            return counts
-        sums = torch.cat([
-            own[slot].sums.to(self.device) if slot in own else torch.zeros(3, c, device=self.device)
-            for slot, c in self.slots.items()], 1)
-        mean, var = mean_and_var(sums.double(), self._per_channel(counts[1:]))
-        return torch.cat([counts, mean, var])
+    def _pack(self, status: int, own: MiniBatch) -> Tensor:
+        """Return status, counts and values in one vector; zeros for a layer that was not called."""
+        counts = torch.tensor([status, *(own[call].count if call in own else 0 for call in self._channels)])
+        values = [own[call].values.flatten() if call in own else torch.zeros(2 * c, device=self.device)
+                  for call, c in self._channels.items()]
+        return torch.cat([counts.to(self.device, torch.float64, non_blocking=True), *values])
 
     def _gather(self, mine: Tensor) -> Tensor:
-        if self.ranks == 1:
-            return mine[None]
-        everyone = [torch.empty_like(mine) for _ in range(self.ranks)]
+        everyone = [torch.empty_like(mine) for _ in range(self.number)]
         dist.all_gather(everyone, mine)
         return torch.stack(everyone)
 
-    def _unpack(self, everyone: Tensor) -> Round:
-        total = sum(self.slots.values())
-        counts, mean, var = everyone.split([len(self.slots), total, total], dim=1)
-        return Round(mean, var, self._per_channel(counts))
-
-    def _per_channel(self, values: Tensor) -> Tensor:
-        return values.repeat_interleave(self.channels(), dim=-1, output_size=sum(self.slots.values()))
-
-    def channels(self) -> Tensor:
-        """Return the number of channels of each slot."""
-        return torch.tensor(list(self.slots.values()), dtype=torch.long).to(self.device, non_blocking=True)
-
-    def _agree_on_slots(self, own: Mapping[Slot, BatchMoments]) -> None:
-        everyone = [{slot: moments.sums.shape[1] for slot, moments in own.items()}]
-        if self.ranks > 1:
-            everyone *= self.ranks
-            dist.all_gather_object(everyone, everyone[0])
-        for slots in everyone:
-            self.slots.update((slot, c) for slot, c in slots.items() if slot not in self.slots)
-
     def _raise(self, error: Exception | None) -> None:
-        messages = [f'{type(error).__name__}: {error}' if error else None]
-        if self.ranks > 1:
-            messages *= self.ranks
-            dist.all_gather_object(messages, messages[0])
+        messages: list[Any] = [f'{type(error).__name__}: {error}' if error else None] * self.number
+        dist.all_gather_object(messages, messages[0])
         if error:
             raise error
         rank = next(rank for rank, message in enumerate(messages) if message)
         raise RuntimeError(f'Rank {rank} failed, so all ranks stop. Its error: {messages[rank]}')
 
 
-def together(make: Callable[[], T], device: torch.device) -> T:
-    """Do something on every rank that may fail on one: then it fails on all, as in ``RankExchange.share``.
-
-    Args:
-        make: What to do. Other ranks may not be waited for in it.
-        device: Where the process group communicates.
-    """
-    result = error = None
-    try:
-        result = make()
-    except Exception as failure:
-        error = failure
-    RankExchange(device).share((), error)
-    return result
+def current_ranks(device: torch.device) -> Ranks | None:
+    """Return the ranks of the default process group, ``None`` where this process is alone."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Ranks(device) if several else None
 
 
-def _numbered(calls: Iterable[tuple[str, BatchMoments]]) -> dict[Slot, BatchMoments]:
-    slots: dict[Slot, BatchMoments] = {}
-    times: Counter[str] = Counter()
-    for name, moments in calls:
-        slots[name, times[name]] = moments
-        times[name] += 1
-    return slots
+def _is_joint(layer: BatchNorm) -> bool:
+    return isinstance(layer, nn.SyncBatchNorm)
+
+
+def _with_joint(everyone: list[MiniBatch], layers: Mapping[str, BatchNorm]) -> list[MiniBatch]:
+    """Put the ranks' parts of SyncBatchNorm's mini-batches together; the whole counts once."""
+    calls = dict.fromkeys(call for own in everyone for call in own if _is_joint(layers[call[0]]))
+    whole = {call: _joined([own[call] for own in everyone if call in own]) for call in calls}
+    return [{call: moments for call, moments in own.items() if call not in whole} for own in everyone] + [whole]
+
+
+def _joined(parts: list[BatchMoments]) -> BatchMoments:
+    """Join the moments of a mini-batch's parts: weighted by counts, nothing cancels (Chan, Golub, LeVeque 1983)."""
+    counts = torch.tensor([part.count for part in parts]).to(parts[0].values)[:, None]
+    means, variances = torch.stack([part.values for part in parts], 1)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total
+    squares = ((counts - 1) * variances + counts * (means - mean) ** 2).sum(0)
+    return BatchMoments(torch.stack([mean, squares / (total - 1).clamp(min=1)]), int(total))

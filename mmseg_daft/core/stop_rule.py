@@ -1,8 +1,12 @@
-"""When a pass has seen enough: the standard error of its statistics."""
+"""When a pass has seen enough mini-batches: the standard error of its statistics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import torch
+
+from mmseg_daft.core.statistics import BatchMeans
 
 
 @dataclass(frozen=True)
@@ -10,12 +14,11 @@ class StopRule:
     """End a pass once the statistics of every layer are known well enough.
 
     A statistic is a mean over mini-batches, so its standard error is the standard deviation over the mini-batches
-    by the square root of their number. Per channel it is put in relation to what matters, sqrt(Σt + ε) for Mt and
-    Σt + ε for Σt; a layer's error is the root mean square over its channels, as it enters the
-    relative L2 change of a parameter vector. A small sample may flatter, hence the minimum.
+    divided by the square root of their number. It is put in relation to what matters, sqrt(Σt + ε) for Mt and Σt + ε
+    for Σt; a layer's error is the root mean square over its channels. A small sample may flatter, hence the minimum.
 
     Attributes:
-        error: The largest relative standard error that any layer's means or variances may have.
+        error: The largest relative standard error that the means or variances of any layer may have.
         min_batches: Mini-batches, over all ranks, that every layer has to see in any case.
 
     Raises:
@@ -31,3 +34,14 @@ class StopRule:
                              'larger than 0, for instance 0.01. Leave it out for the whole pass.')
         if self.min_batches < 2:
             raise ValueError(f'min_batches={self.min_batches!r}: a standard error needs 2 mini-batches at least.')
+
+    def __call__(self, means: BatchMeans) -> bool:
+        """Return whether every layer is known well enough."""
+        if min(means.num_batches.values(), default=0) < self.min_batches:
+            return False
+        errors = []
+        for call, n in means.num_batches.items():
+            scale = means.values[call][1] + means.layers[call[0]].eps
+            error = means.squares[call] / (n * (n - 1)) / torch.stack([scale, scale**2])  # squared and relative
+            errors.append(error.mean(1))
+        return bool((torch.stack(errors) <= self.error**2).all())

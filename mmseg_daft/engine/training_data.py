@@ -1,10 +1,4 @@
-"""One finite pass over the training data, beside the training loader and without touching it.
-
-MMEngine's training loader must not be iterated a second time: its ``InfiniteSampler`` yields from one
-stored generator, which a second iterator closes or drains (MMEngine issue 1649).
-
-Run as much of an MMEngine model as its batch-norm layers need.
-"""
+"""The training data: in one finite pass, through as much of the model as has to run, and what they are called."""
 
 from __future__ import annotations
 
@@ -15,33 +9,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_dist_info
+from mmengine.dist import all_gather_object
 from mmengine.model import BaseModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmseg_daft.core.random_state import seed_everything
-from mmseg_daft.core.ranks import together
+from mmseg_daft.core.random_state import seed_everything_by
+from mmseg_daft.core.ranks import Ranks
 
 
 class TargetLoader:
-    """Mini-batches of the training data through the training pipeline, each image once.
+    """Mini-batches of the training data through the training pipeline, each image once, beside the training loader.
 
-    Which images form a mini-batch and how each is augmented depends on ``seed`` alone: not on the
-    number of loader workers, nor on the number of ranks, which take the mini-batches in turn.
+    MMEngine's training loader must not be iterated a second time: its ``InfiniteSampler`` yields from one stored
+    generator, which a second iterator closes or drains (MMEngine issue 1649). Which images form a mini-batch and how
+    each is augmented depends on ``seed`` alone: not on the number of loader workers, nor on the number of ranks, which
+    take the mini-batches in turn.
 
     Args:
         loader: The training loader, read for its data set, batch size, workers and collation.
-        seed: The seed of shuffling and augmentation.
-        num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one
-            possibly short.
-        rank: This process, of ``world_size``.
-        world_size: The number of processes that share the pass.
+        seed: Of shuffling and augmentation.
+        num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one possibly short.
+        rank, world_size: This process, and how many share the pass.
 
     Attributes:
         num_batches: Mini-batches over all ranks.
-        num_images: Images in them.
-        waited: Seconds that the last iteration spent waiting for data, from the start of the workers on.
+        seconds: Wall time of the last iteration.
+        waited: Seconds of it that were spent waiting for data, the start of the workers included.
         rounds: Rounds that it went through: all, unless it was left early.
 
     Raises:
@@ -60,20 +54,17 @@ class TargetLoader:
                 'data_prefix, img_suffix and seg_map_suffix of train_dataloader.dataset.')
         if num_batches is not None and not 1 <= num_batches <= len(batches):
             raise ValueError(
-                f'num_batches={num_batches}, but the training data holds {len(order)} images, that is '
+                f'num_batches={num_batches}, but the training data hold {len(order)} images, that is '
                 f'{len(batches)} mini-batches of {batch_size}. Use a number from 1 to {len(batches)}, or '
                 'num_batches=None for all.')
-        batches = batches[:num_batches]
-        self.num_batches = len(batches)
-        self.num_images = sum(map(len, batches))
-        self._sizes = list(map(len, batches))
-        self._world_size = world_size
-        self.waited, self.rounds = 0.0, 0
+        self._sizes = list(map(len, batches[:num_batches]))
+        self.num_batches, self._world_size = len(self._sizes), world_size
+        self.seconds, self.waited, self.rounds = 0.0, 0.0, 0
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
             _SeededSamples(dataset, seed),
-            batch_sampler=batches[rank::world_size],
+            batch_sampler=batches[:num_batches][rank::world_size],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -85,15 +76,17 @@ class TargetLoader:
         return -(-self.num_batches // self._world_size)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield this rank's mini-batches, counting the seconds in which the next one was not there yet."""
-        self.waited, self.rounds = 0.0, 0
-        start = time.perf_counter()
-        for batch in self._loader:
-            self.waited += time.perf_counter() - start
-            self.rounds += 1
-            yield batch
-            start = time.perf_counter()
-        self.rounds = len(self)  # the last round may be the other ranks' alone
+        """Yield this rank's mini-batches, and count the time."""
+        begin = start = time.perf_counter()
+        try:
+            for batch in self._loader:
+                self.waited += time.perf_counter() - start
+                self.rounds += 1
+                yield batch
+                start = time.perf_counter()
+            self.rounds = len(self)  # the last round may be the other ranks' alone
+        finally:
+            self.seconds = time.perf_counter() - begin
 
     def taken(self) -> tuple[int, int]:
         """Return how many mini-batches, and images in them, all ranks together took in the last iteration."""
@@ -101,21 +94,16 @@ class TargetLoader:
         return len(sizes), sum(sizes)
 
 
-def target_loader(loader: DataLoader, seed: int, num_batches: int | None, device: torch.device) -> TargetLoader:
-    """Return this rank's ``TargetLoader``, made on all ranks or on none.
-
-    Args:
-        loader: The training loader.
-        seed: The seed of shuffling and augmentation, the same on every rank.
-        num_batches: How many mini-batches to take over all ranks.
-        device: Where the process group communicates.
+def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks: Ranks | None) -> TargetLoader:
+    """Return this rank's ``TargetLoader``, made on all ranks or on none, which also found the same data.
 
     Raises:
-        ValueError: As ``TargetLoader``, or the ranks found different data.
-        RuntimeError: Another rank failed.
+        ValueError, RuntimeError: As ``TargetLoader``, the ranks found different data, or another rank failed.
     """
-    rank, world_size = get_dist_info()
-    made = together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size), device)
+    if ranks is None:
+        return TargetLoader(loader, seed, num_batches)
+    rank, world_size = torch.distributed.get_rank(), ranks.number
+    made = ranks.together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size))
     images = all_gather_object(len(loader.dataset))
     if len(set(images)) > 1:
         raise ValueError(
@@ -132,18 +120,15 @@ class _SeededSamples(Dataset):
         self.seed = seed
 
     def __getitem__(self, index: int) -> Any:
-        seed_everything(int(np.random.SeedSequence([self.seed, index]).generate_state(1)[0]))
+        seed_everything_by(self.seed, index)
         return self.dataset[index]
 
 
-_EXTRACTOR = ('backbone', 'neck')
-
-
 class ModelForward:
-    """The part of a model that holds some layers, as a function of a batch from the training loader.
+    """The part of a model that holds some layers, as a function of a mini-batch from the training loader.
 
-    Layers of the backbone (and neck) alone need only ``extract_feat``: the decoder does not run. Others
-    need the whole training forward, which unlike ``mode='tensor'`` reaches auxiliary heads.
+    Layers of the backbone and neck alone need only ``extract_feat``: the decoder does not run. Others need the whole
+    training forward, which unlike ``mode='tensor'`` reaches auxiliary heads.
 
     Args:
         model: The model, without a distributed wrapper.
@@ -153,10 +138,10 @@ class ModelForward:
     def __init__(self, model: BaseModel, layer_names: Iterable[str]) -> None:
         self.model = model
         self.features_only = hasattr(model, 'extract_feat') and all(
-            name.split('.')[0] in _EXTRACTOR for name in layer_names)
+            name.split('.')[0] in ('backbone', 'neck') for name in layer_names)
 
     def prepare(self, batch: Any) -> Any:
-        """Move a batch to the model's device, normalise and stack it, as training does.
+        """Move a batch to the model's device, normalize and stack it, as training does.
 
         Raises:
             ValueError: An image holds NaN or infinite values.
@@ -178,11 +163,11 @@ class ModelForward:
             return self.model.extract_feat(_parts(data)[0])
         return self.model._run_forward(data, mode='loss')
 
-    def outputs(self, data: Any) -> list[Tensor]:
+    def outputs(self, data: Any) -> Any:
         """Return the features, or the model's raw outputs where the layers lie outside the extractor."""
         if self.features_only:
-            return list(_tensors(self.model.extract_feat(_parts(data)[0])))
-        return list(_tensors(self.model._run_forward(data, mode='tensor')))
+            return self.model.extract_feat(_parts(data)[0])
+        return self.model._run_forward(data, mode='tensor')
 
 
 def _parts(data: Any) -> tuple[Tensor, Any]:
@@ -191,11 +176,25 @@ def _parts(data: Any) -> tuple[Tensor, Any]:
     return data[0], data[1] if len(data) > 1 else None
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, dict):
-        yield from _tensors(list(outputs.values()))
-    elif isinstance(outputs, (list, tuple)):
-        for output in outputs:
-            yield from _tensors(output)
+def inner_datasets(dataset: Any) -> list[Any]:
+    """Return the data sets inside ConcatDataset, RepeatDataset and the like, or their configs; a plain one has none."""
+    def part(name: str) -> Any:
+        return dataset.get(name) if isinstance(dataset, dict) else getattr(dataset, name, None)
+
+    return list(part('datasets') or filter(None, [part('dataset')]))
+
+
+def leaf_datasets(dataset: Any) -> list[Any]:
+    """Return the plain data sets inside nested wrappers, or the configs of them; a plain one itself."""
+    return [leaf for part in inner_datasets(dataset) for leaf in leaf_datasets(part)] or [dataset]
+
+
+def describe_dataset(dataset: Any) -> str:
+    """Return the data set's class, length and place in a few words."""
+    parts = inner_datasets(dataset)
+    if parts:
+        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
+    prefix = getattr(dataset, 'data_prefix', None)
+    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
+              getattr(dataset, 'data_root', None))
+    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'

@@ -22,7 +22,7 @@ from mmseg.registry import DATASETS, MODELS
 
 from mmseg_daft.analysis import report
 from mmseg_daft.cli import main
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED
+from mmseg_daft.engine.convert_model import CONVERTED
 
 ROOT = Path(__file__).parents[2]
 

@@ -79,7 +79,7 @@ def test_the_summary_is_one_line_of_facts():
         'on target pixels (chance 9%): linear read-out of source features 47%, with adapted statistics 49%, source '
         'decoder 14%.')
     assert summary(layer_rows(0.5), Accuracies(0.4, 0.5, None, 4)).endswith('with adapted statistics 50%.')
-    assert summary(layer_rows(0.0), None).endswith('No labels, so no read-outs.')
+    assert summary(layer_rows(0.0), None).endswith('No read-outs: there are no labels, or a single mini-batch.')
 
 
 def test_the_page_of_camvid_s_two_gaps_is_what_is_said_of_them():
@@ -131,7 +131,7 @@ def domain_gap(capsys):
 
 def test_the_report(source, domain_gap, tmp_path):
     config, checkpoint = source
-    words = [config, checkpoint, '--cache-dir', tmp_path / 'statistics']
+    words = [config, checkpoint, '--statistics', tmp_path / 'statistics.safetensors']
     said = domain_gap(*words, '--out', tmp_path / 'gap')
     assert 'Domain gap by layer' in said and 'Median divergence' in said and 'Balanced accuracy' in said
     with open(tmp_path / 'gap' / 'gap.csv', newline='') as file:
@@ -147,7 +147,7 @@ def test_the_report(source, domain_gap, tmp_path):
     assert 0 <= report['accuracies']['head'] <= 1 and 0 < report['accuracies']['source'] <= 1
     assert report['summary'] in ' '.join(said.split())
     assert (tmp_path / 'gap' / 'gap.png').stat().st_size > 10_000
-    assert len(list((tmp_path / 'statistics').glob('*.safetensors'))) == 1
+    assert (tmp_path / 'statistics.safetensors').is_file()
     written = (tmp_path / 'gap' / 'gap.csv').read_bytes()
     domain_gap(*words, '--out', tmp_path / 'again', '--compare', tmp_path / 'gap' / 'gap.json')
     assert (tmp_path / 'again' / 'gap.csv').read_bytes() == written
@@ -199,5 +199,5 @@ def test_bad_input_is_named(source, domain_gap, tmp_path):
     assert 'nowhere.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'nowhere.json', code=1)
     (tmp_path / 'empty.json').write_text('{}')
     assert 'is not the gap.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'empty.json', code=1)
-    with pytest.raises(SystemExit, match='There is no file'):
+    with pytest.raises(SystemExit, match='There is no checkpoint'):
         domain_gap(config, tmp_path / 'nowhere.pth')

@@ -10,7 +10,7 @@ from support.shipped_configs import paste
 from support.small_runs import train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 VOC, CITYSCAPES = '_voc12aug-512x512.py', '_cityscapes-512x1024.py'
 HEADS = {'model.decode_head.channels': 16, 'model.auxiliary_head.channels': 16}

@@ -10,7 +10,7 @@ from support.pretrained_files import write_start
 from support.small_runs import CONFIGS, small, train
 
 from mmseg_daft.engine import BNConversionHook
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation')
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))

@@ -12,7 +12,7 @@ from support.pretrained_files import write_start
 from support.small_runs import small, train
 
 from mmseg_daft.core.batch_norm import BatchNorm
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 DATA = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 VALIDATION = 2

@@ -1,10 +1,10 @@
 """Which layers are in scope, and why some cannot be converted."""
 
 import pytest
-from support.networks import Network, pretrained
+from support.networks import Network
 from torch import nn
 
-from mmseg_daft.core.batch_norm import find_batch_norms, has_initial_statistics, why_not_convertible
+from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 
 
 @pytest.fixture
@@ -42,8 +42,3 @@ def test_reasons_against_a_conversion():
     assert why_not_convertible(nn.SyncBatchNorm(3)) is None
     assert 'no γ and β' in why_not_convertible(nn.BatchNorm2d(3, affine=False))
     assert 'no running statistics' in why_not_convertible(nn.BatchNorm2d(3, track_running_stats=False))
-
-
-def test_initial_statistics_tell_an_untrained_layer():
-    assert has_initial_statistics(nn.BatchNorm2d(3))
-    assert not has_initial_statistics(pretrained(nn.Sequential(nn.BatchNorm2d(3)))[0])

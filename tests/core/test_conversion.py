@@ -9,9 +9,10 @@ from support.networks import Network, pretrained
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.core.conversion import ConversionVariant, convert, tensors_of, write
-from mmseg_daft.core.shift import domain_shift
+from mmseg_daft.core.conversion import convert, tensors_of, write
+from mmseg_daft.core.shift import statistics_shift
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
+from mmseg_daft.core.variant import ConversionVariant
 
 
 def convert_to(model, batches, **variant):
@@ -191,6 +192,6 @@ def test_the_domain_shift_counts_in_source_standard_deviations():
     layer.running_mean.copy_(torch.tensor([1.0, -1.0]))
     layer.running_var.copy_(torch.tensor([4.0, 1.0]))
     target = LayerStatistics(torch.tensor([5.0, -1.0]).double(), torch.tensor([4.0, 2.0]).double(), 1)
-    shift = domain_shift(layer, target)
+    shift = statistics_shift(layer.running_mean, layer.running_var, target.mean, target.var, layer.eps).average
     assert shift.mean_shift == pytest.approx((2 + 0) / 2)
     assert shift.log_var_ratio == pytest.approx((0 + np.log(2)) / 2)

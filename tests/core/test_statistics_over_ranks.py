@@ -13,6 +13,7 @@ from support.ranks import on_ranks
 from torch import nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.statistics import collect_statistics
 from mmseg_daft.core.stop_rule import StopRule
 
@@ -32,7 +33,8 @@ def plain(statistics):
 
 def collect(rank, world_size, sync, count, options):
     model, layers, batches = setting(sync, count)
-    return plain(collect_statistics(model, layers, batches[rank::world_size], model, **options))
+    ranks = current_ranks(torch.device('cpu'))
+    return plain(collect_statistics(model, layers, batches[rank::world_size], model, ranks=ranks, **options))
 
 
 def compare(ranks, alone, exact):
@@ -59,20 +61,26 @@ def test_ranks_do_not_matter(sync, world_size, count, tmp_path):
 
 
 @pytest.mark.parametrize('sync', [False, True], ids=['BatchNorm', 'SyncBatchNorm'])
-def test_normalising_by_mini_batch_too(sync, tmp_path):
-    """AdaBN's pass with an uneven last round, where SyncBatchNorm's own training mode would hang."""
-    model, layers, batches = setting(sync)
+def test_normalizing_by_mini_batch_too(sync, tmp_path):
+    """AdaBN's pass; BatchNorm also with an uneven last round, where SyncBatchNorm is refused before."""
+    count = 4 if sync else BATCHES
+    model, layers, batches = setting(sync, count)
     if sync:
-        batches = [torch.cat(batches[i:i + 2]) for i in range(0, BATCHES, 2)]
+        batches = [torch.cat(batches[i:i + 2]) for i in range(0, count, 2)]
     alone = plain(collect_statistics(model, layers, batches, model, by_batch=True))
-    compare(on_ranks(2, collect, tmp_path / 'ranks', sync, BATCHES, {'by_batch': True}), alone, exact=not sync)
+    compare(on_ranks(2, collect, tmp_path / 'ranks', sync, count, {'by_batch': True}), alone, exact=not sync)
     in_test_mode = collect_statistics(model, layers, batches, model)
     assert not torch.allclose(alone['norms.2'][0], in_test_mode['norms.2'].mean, rtol=1e-2)
 
 
-def test_normalising_jointly_with_a_rank_without_any_mini_batch_is_refused_on_all(tmp_path):
-    errors = on_ranks(4, collect, tmp_path / 'ranks', True, 3, {'by_batch': True})
-    assert all('fewer mini-batches than the 4 ranks' in str(error) for error in errors)
+def collect_apart(rank, world_size):
+    model, layers, batches = setting(False)
+    return plain(collect_statistics(model, layers, batches[rank::world_size], model))
+
+
+def test_ranks_that_would_each_keep_statistics_of_their_own_are_refused(tmp_path):
+    errors = on_ranks(2, collect_apart, tmp_path / 'ranks')
+    assert all('pass ranks=mmseg_daft.core.Ranks(device)' in str(error) for error in errors)
 
 
 @pytest.mark.parametrize('sync', [False, True], ids=['BatchNorm', 'SyncBatchNorm'])
@@ -102,7 +110,7 @@ def count_collectives(rank, world_size, sync):
         per_batch.append(len(calls))
         model(batch)
 
-    collect_statistics(model, layers, batches[rank::world_size], forward)
+    collect_statistics(model, layers, batches[rank::world_size], forward, ranks=current_ranks(torch.device('cpu')))
     return np.diff(per_batch).tolist(), calls
 
 
@@ -141,7 +149,8 @@ def fail(rank, world_size, where, sync, folder):
     share = batches[rank::world_size]
     start = time.monotonic()
     try:
-        collect_statistics(model, layers, Broken(share) if where == 'data' and rank == 1 else share, forward)
+        collect_statistics(model, layers, Broken(share) if where == 'data' and rank == 1 else share, forward,
+                           ranks=current_ranks(torch.device('cpu')))
     except Exception as error:
         assert not any(module._forward_pre_hooks for module in model.modules())
         return type(error), str(error), len(seen), time.monotonic() - start

@@ -8,7 +8,7 @@ import torch
 
 CHECK = '''
 import torch
-from mmseg_daft.core.batch_norm import without_tf32
+from mmseg_daft.core.algorithm import without_tf32
 {setting}
 read = lambda: ({reading})
 before = read()

@@ -66,10 +66,23 @@ def test_mmengine_writes_through_the_backend(tmp_path):
     assert get_file_backend(backend_args=dict(backend=BACKEND)).isfile(path)
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(TypeError):
-        write_atomically(tmp_path / 'file', 'not bytes')
-    assert not list(tmp_path.iterdir())
+def test_a_writer_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    write_atomically(tmp_path / 'file', 'before')
+
+    def full(*_):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space left'):
+        write_atomically(tmp_path / 'file', 'after')
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['before']
+
+
+@pytest.mark.parametrize('content, written', [
+    (b'bytes', b'bytes'), ('tëxt', 'tëxt'.encode()), (dict(a=[1]), b'{\n "a": [\n  1\n ]\n}\n')], ids=str)
+def test_bytes_text_and_anything_else_as_json(tmp_path, content, written):
+    write_atomically(tmp_path / 'new' / 'file', content)
+    assert (tmp_path / 'new' / 'file').read_bytes() == written
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from support.pretrained_files import write_moco
 from support.small_runs import DAFT_VOC, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_the_summary_says_it_all(daft):
     text = log_of(runner)
     assert '53 layers found, 53 converted, 0 never reached, 0 left as they are' in text
     assert '8 images in 2 mini-batches of ConcatDataset' in text
-    assert 'test-mode output: changed by' in text and 'source standard deviations on average' in text
+    assert 'eval-mode output: changed by' in text and 'source standard deviations on average' in text
 
 
 def test_a_pass_that_stops_early_says_how_much_it_took_and_what_held_it_up(daft):
@@ -410,6 +410,6 @@ def test_an_output_that_changes_is_an_error_and_undone(daft):
     layer = runner.model.backbone.layer1[0].bn1
     layer.register_forward_hook(lambda module, inputs, output: output * module.weight[:, None, None])
     before = snapshot(runner)
-    with pytest.raises(RuntimeError, match='changed the test-mode output by .* so it was undone'):
+    with pytest.raises(RuntimeError, match='changed the eval-mode output by .* so it was undone'):
         runner.call_hook('before_train')
     assert same(before, snapshot(runner))

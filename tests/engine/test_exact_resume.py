@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import training_events  # noqa: F401  registers CountSamples
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from support import training_events  # noqa: F401  registers CountSamples
 from support.data_layouts import write_camvid
 from support.pretrained_files import write_start
 from support.small_runs import small, train
 from support.training_process import TrainingProcess
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 from mmseg_daft.engine.hooks.exact_resume_hook import SampleStream
 
 ROOT = Path(__file__).parents[2]
@@ -90,14 +90,14 @@ def dump(cfg, path):
 def command(make, tmp_path):
     """The config as a file, for processes, with hooks that tell where a run is."""
     cfg = make()
-    cfg.custom_imports = dict(imports=['mmseg_daft', 'training_events'])
+    cfg.custom_imports = dict(imports=['mmseg_daft', 'support.training_events'])
     cfg.custom_hooks += [dict(type='PassEventHook'), dict(type='EventsHook')]
     return dump(cfg, tmp_path / 'run.py')
 
 
 def undisturbed(config, run):
     """Train by the command line, in an interpreter of its own."""
-    path = os.pathsep.join([str(ROOT / 'tests' / 'support'), str(ROOT), os.environ.get('PYTHONPATH', '')])
+    path = os.pathsep.join([str(ROOT / 'tests'), str(ROOT), os.environ.get('PYTHONPATH', '')])
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)],
         capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))

@@ -15,7 +15,7 @@ from support.pretrained_files import write_start
 from support.small_runs import small, train
 
 from mmseg_daft.engine import feature_reference
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED
+from mmseg_daft.engine.convert_model import CONVERTED
 from mmseg_daft.engine.hooks.feature_distortion_hook import ORIGIN
 
 NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.small_runs import small, train
 
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 FT = 'ft/ft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from support.pretrained_files import trained_state
 from support.small_runs import small, train
 
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 ROOT = Path(__file__).parents[2]
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'

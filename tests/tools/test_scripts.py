@@ -12,7 +12,7 @@ import torch
 from support.pretrained_files import write_start
 from support.small_runs import DAFT_VOC, small
 
-from mmseg_daft.engine.hooks.bn_conversion_hook import RECORD
+from mmseg_daft.engine.convert_model import RECORD
 
 ROOT = Path(__file__).parents[2]
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'

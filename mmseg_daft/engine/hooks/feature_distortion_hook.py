@@ -20,8 +20,8 @@ from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.checkpoints import pretrained_model
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.feature_reference import FeatureReference, FixedImages
-from mmseg_daft.engine.hooks.bn_conversion_hook import CONVERTED, RECORD
 
 ORIGIN = 'feature_distortion'
 """Where a checkpoint keeps what a resumed run needs: the ``load_from`` it began with, a fingerprint of the features."""
@@ -31,7 +31,7 @@ ORIGIN = 'feature_distortion'
 class FeatureDistortionHook(Hook):
     """Write the distortion of the features, and the change of the parameters, into the run's visualizer.
 
-    Every ``interval`` iterations the model sees a few fixed validation images in test mode, and cosine similarity,
+    Every ``interval`` iterations the model sees a few fixed validation images in eval mode, and cosine similarity,
     L2 distance and linear CKA to the pre-trained features become scalars ``distortion/stage4/…``. Beside them,
     ``distortion/change/…`` are the relative changes since training began (Eq. 6 of Ha, Jeong, Lee, AAAI 2024), medians
     over layers, and ``distortion/drift/…`` how far the running statistics moved. In a config::

@@ -1,0 +1,101 @@
+"""The pre-trained model and the training data of a config, without a runner."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import Runner, load_checkpoint
+from torch.utils.data import DataLoader
+
+from mmseg_daft.core.random_state import seed_everything
+from mmseg_daft.engine.configs import hook_of, read_config
+from mmseg_daft.engine.convert_model import ConversionRecord, ConversionSettings, convert_model
+from mmseg_daft.engine.pretrained_weights import match_file
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training would begin with.
+
+    Attributes:
+        cfg: The config.
+        model: The pre-trained model, in eval mode.
+        loader: The training loader.
+        settings: The conversion that the config asks for, or the paper's.
+        seed: Of the pass.
+        head_loaded: Whether the decoder's weights are the checkpoint's, too.
+    """
+
+    cfg: Config
+    model: BaseModel
+    loader: DataLoader
+    settings: ConversionSettings
+    seed: int
+    head_loaded: bool
+
+    def convert(self, settings: ConversionSettings | None = None) -> ConversionRecord:
+        """Convert the model in place, as ``BNConversionHook`` does before training."""
+        return convert_model(self.model, self.loader, settings or self.settings, self.seed, self.cfg)
+
+
+def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
+    """Build the model and the loader of a config.
+
+    Args:
+        args: ``config``, a training config on the target domain, and those of ``offline.add_arguments``.
+        checkpoint: A segmentor's checkpoint; ``None`` for the start that the config names by ``init_cfg``.
+
+    Raises:
+        SystemExit: A file is missing, or the checkpoint does not fit.
+        ValueError: As ``BNConversionHook``.
+    """
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise SystemExit(f'There is no checkpoint {checkpoint}.')
+    try:
+        cfg = read_config(args.config, args.cfg_options)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    seed_everything(seed)
+    given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics') if getattr(args, key)}
+    hook = HOOKS.build(dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook'))
+    model, head_loaded = _model(cfg, checkpoint)
+    model.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+    loader = Runner.build_dataloader(dict(cfg.train_dataloader, persistent_workers=False), seed=seed)
+    return Start(cfg, model, loader, hook.settings, seed, head_loaded)
+
+
+def _model(cfg: Config, checkpoint: str | None) -> tuple[BaseModel, bool]:
+    model_cfg = cfg.model.copy()
+    if checkpoint is not None:
+        for part in ('backbone', 'neck'):
+            if model_cfg.get(part):
+                model_cfg[part] = dict(model_cfg[part], init_cfg=None)
+        model_cfg.update(init_cfg=None, pretrained=None)
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    if checkpoint is None:
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.WARNING)  # or MMEngine logs some lines for every parameter
+        try:
+            model.init_weights()
+        finally:
+            logger.setLevel(level)
+        return model, False
+    state = model.state_dict()
+    parts = {part: {name: tensor for name, tensor in state.items() if name.startswith(part)} for part in (
+        ('backbone.', 'neck.'), 'decode_head.')}
+    if problem := match_file(parts['backbone.', 'neck.'], checkpoint).problem(1.0):
+        raise SystemExit(f"{checkpoint} does not fit the config's backbone: {problem} A file in another layout is "
+                         "named by the config's init_cfg, with its prefix, and not on the command line.")
+    head_loaded = match_file(parts['decode_head.'], checkpoint).problem(1.0) is None
+    load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
+    return model, head_loaded
