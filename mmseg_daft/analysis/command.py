@@ -25,7 +25,6 @@ standard deviation of each one's medians and CKA; --out is a CSV file then:
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 from collections.abc import Sequence
@@ -82,17 +81,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
-    from mmseg_daft.analysis.numbers_file import average
+    from mmseg_daft.analysis.numbers_file import average, write_csv
 
     rows = average(paths)
-    print_table(console, f'Over {len(paths)} analyses', ('method', 'stage', 'level', 'measure', 'mean ± std'),
-                [(*row[:4], f'{row[4]:.3f} ± {row[5]:.3f}') for row in rows], texts=4)
+    heads = ('method', 'stage', 'level', 'measure')
+    print_table(console, f'Over {len(paths)} analyses', (*heads, 'mean ± std'), [
+        [*(str(row[head]) for head in heads), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
+        texts=4)
     if out:
-        heads = ('method', 'stage', 'level', 'measure', 'runs', 'mean', 'standard_deviation')
-        lines = [heads, *((*row[:4], len(paths), f'{row[4]:.6g}', f'{row[5]:.6g}') for row in rows)]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open('w', newline='', encoding='utf-8') as file:
-            csv.writer(file, lineterminator='\n').writerows(lines)
+        write_csv(out, list(rows[0]), [
+            {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in row.items()} for row in rows])
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:

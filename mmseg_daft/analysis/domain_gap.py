@@ -12,7 +12,6 @@ are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,6 +61,7 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.command import print_table
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
     from mmseg_daft.analysis.linear_probe import measure_accuracies
+    from mmseg_daft.analysis.numbers_file import write_csv
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
     from mmseg_daft.console import make_console, quiet
     from mmseg_daft.files import write_atomically
@@ -76,16 +76,12 @@ def _measure(args: argparse.Namespace) -> None:
     rows, record = measure_layers(start)
     accuracies = measure_accuracies(start, args.probe_batches)
 
-    out.mkdir(parents=True, exist_ok=True)
     sentence = summary(rows, accuracies)
     write_atomically(out / 'gap.json', dict(
         config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
         data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,
         accuracies=accuracies and accuracies._asdict(), summary=sentence, layers=rows))
-    with open(out / 'gap.csv', 'w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out / 'gap.csv', list(rows[0]), rows)
     with figure_style():
         save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
     write_atomically(out / MADE_FROM, made_from)

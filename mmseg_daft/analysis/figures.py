@@ -20,7 +20,7 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.analysis.meter import DistortionMeter, Median, PixelHistogram, median_with_interval
+from mmseg_daft.analysis.meter import DistortionMeter, Median, median_with_interval
 from mmseg_daft.core.distortion import KINDS, stage_of
 
 if TYPE_CHECKING:
@@ -76,61 +76,51 @@ def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str])
         figure.set_layout_engine('none')  # the layout is found: finding it again takes most of the time
 
 
-def draw_image_distributions(findings: Findings) -> Figure:
-    """Draw both measures of each image's pooled feature, one row for each stage; a mark is the median."""
-    def sample(meter: DistortionMeter, cosine: bool) -> tuple[Sample, Median]:
-        values = np.array([i.cosine_similarity if cosine else i.l2_distance for i in meter.images])
-        return (values, np.ones(len(values))), median_with_interval(values)
-    return _draw_distributions(findings, sample, 'per image')
-
-
-def draw_pixel_distributions(findings: Findings) -> Figure:
-    """Draw both measures of the features at each position, one row for each stage; a mark is the median."""
-    def sample(meter: DistortionMeter, cosine: bool) -> tuple[Sample, Median]:
-        histogram = meter.pixel_cosine if cosine else meter.pixel_distance
-        return _as_sample(histogram), histogram.median()
-    return _draw_distributions(findings, sample, 'per pixel')
-
-
-Sample = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Values and how often each occurs."""
-
-
-def _as_sample(histogram: PixelHistogram) -> Sample:
-    """Put each bin's counts at its middle."""
-    edges = histogram.edges
-    middles = np.concatenate([[histogram.least], (edges[1:] + edges[:-1]) / 2, [histogram.largest]])
-    full = histogram.counts > 0
-    return middles[full].clip(histogram.least, histogram.largest), histogram.counts[full].astype(float)
-
-
-def _draw_distributions(findings: Findings, sample: Any, level: str) -> Figure:
+def draw_distributions(findings: Findings, pixels: bool) -> Figure:
+    """Draw both measures of the features at each position, or of each image's pooled feature; a row for each stage."""
     figure = new_figure(7.2, 0.5 + 2.1 * len(findings.stages))
     axes = figure.subplots(len(findings.stages), 2, squeeze=False)
     for row, (stage, meters) in zip(axes, findings.stages.items(), strict=True):
         for axis, cosine in zip(row, (True, False), strict=True):
-            taken = {method: sample(meter, cosine) for method, meter in meters.items()}
-            _draw_densities(axis, taken, styles(findings.methods))
-            measure = 'cosine similarity, {} (higher' if cosine else 'L2 distance, {} (lower'
-            axis.set(xlabel=f'{measure.format(level)}: less distortion)', ylabel='share per bin')
-            axis.set_title(f'Stage {stage}')
+            sample = _pixels if pixels else _images
+            _draw_densities(axis, {method: sample(meter, cosine) for method, meter in meters.items()},
+                            styles(findings.methods))
+            measure = 'cosine similarity, per {} (higher' if cosine else 'L2 distance, per {} (lower'
+            axis.set(xlabel=f'{measure.format("pixel" if pixels else "image")}: less distortion)',
+                     ylabel='share per bin', title=f'Stage {stage}')
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=len(findings.methods))
     return figure
 
 
-def _draw_densities(
-    axis: Axes, samples: Mapping[str, tuple[Sample, Median]], looks: Mapping[str, Style],
-) -> None:
+Sample = tuple[NDArray[np.float64], NDArray[np.float64], Median]
+"""Values, how often each occurs, and their median."""
+
+
+def _images(meter: DistortionMeter, cosine: bool) -> Sample:
+    values = np.array([image.cosine_similarity if cosine else image.l2_distance for image in meter.images])
+    return values, np.ones(len(values)), median_with_interval(values)
+
+
+def _pixels(meter: DistortionMeter, cosine: bool) -> Sample:
+    """Put each bin's counts at its middle."""
+    histogram = meter.pixel_cosine if cosine else meter.pixel_distance
+    middles = (histogram.bounds[1:] + histogram.bounds[:-1]) / 2
+    full = histogram.counts > 0
+    return (middles[full].clip(histogram.least, histogram.largest), histogram.counts[full].astype(float),
+            histogram.median())
+
+
+def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[str, Style]) -> None:
     """Overlay one histogram for each method, all with the same bins, and above them the medians with intervals."""
-    bounds = np.array([_bounds(*sample) for sample, _ in samples.values()])
+    bounds = np.array([_bounds(x, counts) for x, counts, _ in samples.values()])
     low, high = bounds[:, 0].min(), bounds[:, 1].max()
     if high - low < 1e-9 * max(1.0, abs(high)):
         low, high = low - 0.01, high + 0.01
-    edges = np.linspace(low, high, 31 if max(counts.sum() for (_, counts), _ in samples.values()) > 200 else 19)
+    edges = np.linspace(low, high, 31 if max(counts.sum() for _, counts, _ in samples.values()) > 200 else 19)
     shares = {method: np.histogram(x.clip(low, high), edges, weights=counts)[0] / counts.sum()
-              for method, ((x, counts), _) in samples.items()}
+              for method, (x, counts, _) in samples.items()}
     top = float(max(share.max() for share in shares.values()))
-    for i, (method, (_, median)) in enumerate(samples.items()):
+    for i, (method, (*_, median)) in enumerate(samples.items()):
         look, y = looks[method], top * (1.12 + 0.1 * i)
         axis.stairs(shares[method], edges, fill=True, color=look['color'], alpha=0.12)
         axis.stairs(shares[method], edges, color=look['color'], linestyle=look['linestyle'], linewidth=1.4)

@@ -85,29 +85,32 @@ def open_images(cfg: Config, split: str) -> Images:
                   dataset.metainfo.get('palette') or ())
 
 
-def labels_at_positions(samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor:
-    """Return the ground truth at the middle of each position of a map.
+def at_positions(
+    samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int], labeled: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what lies at the middle of each position of a map: the ground truth, and whether it is the image.
 
     Args:
         samples: mmseg's data samples; ground truth has the size of the image, before or after resizing.
         inputs: Height and width of the model's input, which may be padded at its right and bottom.
         positions: Height and width of the map.
+        labeled: Whether there is ground truth.
 
     Returns:
-        Class ids ``(N, *positions)``, ``VOID`` in the padding.
+        Class ids ``(N, *positions)``, ``VOID`` in the padding, or ``None`` without ground truth; and a mask of the same
+        shape, or ``None`` if nothing was padded.
     """
-    return torch.stack([_shrunk(s.gt_sem_seg.data[0], s.metainfo['img_shape'][:2], inputs, positions) for s in samples])
-
-
-def positions_inside(samples: Sequence[Any], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor | None:
-    """Return which positions of a map are the image's, ``(N, *positions)``; ``None`` where nothing was padded."""
-    sizes = [tuple(s.metainfo['img_shape'][:2]) for s in samples]
-    if all(size == inputs for size in sizes):
-        return None
-    return torch.stack([_shrunk(torch.zeros(1, 1), size, inputs, positions) != VOID for size in sizes])
+    sizes = [tuple(sample.metainfo['img_shape'][:2]) for sample in samples]
+    labels = valid = None
+    if labeled:
+        labels = torch.stack([_shrunk(sample.gt_sem_seg.data[0], size, inputs, positions)
+                              for sample, size in zip(samples, sizes, strict=True)])
+    if any(size != inputs for size in sizes):
+        valid = torch.stack([_shrunk(torch.zeros(1, 1), size, inputs, positions) != VOID for size in sizes])
+    return labels, valid
 
 
 def _shrunk(labels: Tensor, size: tuple[int, int], inputs: tuple[int, int], positions: tuple[int, int]) -> Tensor:
-    labels = F.interpolate(labels[None, None].float(), size=tuple(size), mode='nearest-exact')
+    labels = F.interpolate(labels[None, None].float(), size=size, mode='nearest-exact')
     labels = F.pad(labels, (0, inputs[1] - size[1], 0, inputs[0] - size[0]), value=VOID)
     return F.interpolate(labels, size=positions, mode='nearest-exact')[0, 0].long()

@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmseg_daft.analysis.findings import Findings, Scene, choose
-from mmseg_daft.analysis.images import Images, labels_at_positions, of_one_size, open_images, positions_inside
+from mmseg_daft.analysis.images import Images, at_positions, of_one_size, open_images
 from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.console import quiet
@@ -160,10 +160,8 @@ class Analyzer:
         after = {run.name: self.features(run, inputs, numbers) for run in self.runs}
         size = tuple(inputs.shape[2:])
         for stage, meters in stages.items():
-            positions = tuple(before[stage].shape[2:])
-            labels = labels_at_positions(data_samples, size, positions) if self.images.labeled else None
-            labels, valid = (None if t is None else t.to(self.device)
-                             for t in (labels, positions_inside(data_samples, size, positions)))
+            labels, valid = (None if t is None else t.to(self.device) for t in at_positions(
+                data_samples, size, tuple(before[stage].shape[2:]), self.images.labeled))
             for method, meter in meters.items():
                 meter.add(numbers, before[stage], after[method][stage], labels, valid)
 
@@ -201,7 +199,7 @@ class Analyzer:
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
         before, after = (self.features(m, data['inputs'], [image.image])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
-        valid = positions_inside(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape))
+        _, valid = at_positions(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape), labeled=False)
         if valid is not None:
             rows, columns = valid[0].any(1), valid[0].any(0)
             heat = heat[rows][:, columns]

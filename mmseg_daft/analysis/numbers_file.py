@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,18 @@ COLUMNS = ('level', 'measure', 'method', 'stage', 'layer', 'class', 'image', 'bi
            'value')
 
 
-def write_numbers(findings: Findings, path: Path) -> None:
-    """Write all numbers as CSV."""
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV, with empty cells for what a row lacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, COLUMNS, restval='')
+        writer = csv.DictWriter(file, columns, restval='', lineterminator='\n')
         writer.writeheader()
-        writer.writerows(_rows(findings))
+        writer.writerows(rows)
+
+
+def write_numbers(findings: Findings, path: Path) -> None:
+    """Write all numbers of an analysis."""
+    write_csv(path, COLUMNS, _rows(findings))
 
 
 def _rows(findings: Findings) -> Iterator[dict[str, object]]:
@@ -79,12 +85,10 @@ def _histogram(where: dict[str, object], histogram: PixelHistogram) -> Iterator[
         yield dict(where, bin_low=bounds[i], bin_high=bounds[i + 1], statistic='count', value=int(histogram.counts[i]))
 
 
-def average(paths: Sequence[Path]) -> list[tuple[str, str, str, str, float, float]]:
-    """Return mean and standard deviation of each number of a summary over several analyses.
+def average(paths: Sequence[Path]) -> list[dict[str, object]]:
+    """Return mean and standard deviation of each number of a summary over several analyses, a row for each.
 
-    Returns:
-        Method, stage, level, measure, mean, standard deviation: of medians over images or pixels, of CKA, and of
-        medians over layers, which have no stage.
+    A summary is of medians over images or pixels, CKA, and medians over layers, which have no stage.
 
     Raises:
         ValueError: There are fewer than two files, one comes twice or is no analysis, or they hold different things.
@@ -98,7 +102,9 @@ def average(paths: Sequence[Path]) -> list[tuple[str, str, str, str, float, floa
             raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
                              'one of them alone. Analyze the same methods and stages, by the same names.')
     values = {key: [each[key] for each in summaries] for key in summaries[0]}
-    return [(*key, statistics.fmean(numbers), statistics.stdev(numbers)) for key, numbers in values.items()]
+    return [dict(zip(('method', 'stage', 'level', 'measure'), key, strict=True), runs=len(paths),
+                 mean=statistics.fmean(numbers), standard_deviation=statistics.stdev(numbers))
+            for key, numbers in values.items()]
 
 
 def _summary(path: Path) -> dict[tuple[str, str, str, str], float]:

@@ -72,8 +72,8 @@ def write_report(out: Path, findings: Findings, formats: Sequence[str], console:
 
 def report_figures(findings: Findings) -> dict[str, Figure]:
     """Draw the report's figures, by the name of their files."""
-    drawn = {'figure_1_images': draw.draw_image_distributions(findings),
-             'figure_1_pixels': draw.draw_pixel_distributions(findings)}
+    drawn = {'figure_1_images': draw.draw_distributions(findings, pixels=False),
+             'figure_1_pixels': draw.draw_distributions(findings, pixels=True)}
     if any(changes.changes for changes in findings.changes.values()):
         drawn['figure_2_parameters'] = draw.draw_changes(findings)
     if any(changes.drift for changes in findings.changes.values()):
