@@ -48,11 +48,11 @@ def choose(
         Images, each with the class that it stands for, or ``None``.
     """
     if not classes:
-        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=which == 'least')
+        order = sorted(images, key=lambda i: (i.cosine_similarity, i.number), reverse=which == 'least')
         return [(image, None) for image in order[:without_classes]]
     pick = {'least': max, 'most': min}[which]
     shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS] for class_ in range(classes)}
-    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.image)), class_)
+    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.number)), class_)
             for class_, mine in shown.items() if mine]
 
 
@@ -137,7 +137,7 @@ class Findings:
 
     def image_rows(self) -> list[dict[str, object]]:
         """Return one row for each stage, method and image."""
-        return [{**vars(image), 'image': self.images[image.image], 'method': method, 'stage': stage}
+        return [{**vars(image), 'image': self.images[image.number], 'method': method, 'stage': stage}
                 for stage, meters in self.stages.items() for method, meter in meters.items() for image in meter.images]
 
     def layer_rows(self) -> list[dict[str, object]]:

@@ -195,9 +195,9 @@ class Analyzer:
     @torch.no_grad()
     def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.images.dataset[image.image]
+        sample = self.images.dataset[image.number]
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
-        before, after = (self.features(m, data['inputs'], [image.image])[stage] for m in (self.start, run))
+        before, after = (self.features(m, data['inputs'], [image.number])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
         _, valid = at_positions(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape), labeled=False)
         if valid is not None:
@@ -209,10 +209,10 @@ class Analyzer:
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
             if loaded.predicts:
-                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.image]]))[0]
+                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.number]]))[0]
                 predictions[title] = _nearest(result.pred_sem_seg.data, shape)
         truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        name = self.images.names[image.image].rsplit('.', 1)[0]
+        name = self.images.names[image.number].rsplit('.', 1)[0]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine '
         if class_ is None:
             title += f'{image.cosine_similarity:.3f}'
