@@ -26,7 +26,7 @@ from rich.table import Table
 
 from demo.render import render_data_set
 from mmseg_daft.analysis.command import show_findings
-from mmseg_daft.launch.follow_run import RunFailedError, conversion_summary
+from mmseg_daft.run_output import RunFailedError, conversion_summary
 
 if TYPE_CHECKING:
     from demo.runs import Demo

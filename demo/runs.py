@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from demo.render import RenderSettings
-from mmseg_daft.launch.follow_run import iterations_done, run_logged, test_metrics
 from mmseg_daft.launch.mmseg_script import script_path
+from mmseg_daft.run_output import iterations_done, run_logged, test_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {

@@ -156,7 +156,7 @@ def convert_model(
         if settings.statistics:
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
                            by_batch=not settings.variant.compensate)
-            file = StatisticsFile(settings.statistics, pass_identity(
+            file = StatisticsFile(settings.statistics.replace('{seed}', str(seed)), pass_identity(
                 forward, layers, decided, cfg, len(dataloader.dataset), precision))
             stored = file.read(ranks, next(model.parameters()).device)
         if stored:

@@ -90,7 +90,7 @@ def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_
 
 def test_a_run_that_fails_raises_with_the_end_of_its_log(tmp_path):
     result = run('-c', "import sys; sys.path.insert(0, 'tools')\n"
-                 'from pathlib import Path\nfrom follow_run import run_logged\n'
+                 'from pathlib import Path\nfrom mmseg_daft.run_output import run_logged\n'
                  f"run_logged([sys.executable, '-c', 'raise SystemExit(\"gone wrong\")'], "
                  f"Path({str(tmp_path / 'x.log')!r}), Path('.'), {{}})")
     assert 'RunFailedError' in result.stderr and 'gone wrong' in result.stderr

@@ -41,13 +41,13 @@ class BNConversionHook(Hook):
         allow_untrained: Convert layers whose statistics are those of an untrained layer, too.
         mean, var, blend, compensate: For ablations, see ``ConversionVariant``; ``compensate=False`` is adaptive batch
             norm (AdaBN), which changes the eval-mode output.
-        statistics: A file of target statistics. If it is not there, it is written; if it is, the pass is left out, for
-            instance in the runs of a sweep that differ in their learning rates alone. The runs have to share a seed
-            (``randomness=dict(seed=0)``): without, MMEngine draws another for each run.
+        statistics: A file of target statistics: written if it is not there, else used in place of the pass, by runs
+            that differ in their rates alone; ``{seed}`` in its name stands for the seed that they share.
         stop_error: End the pass early, once the standard error of every layer's statistics is below this share of their
             scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set. ``None`` for
             the whole pass, as in the paper.
         min_batches: How many mini-batches such a pass takes at least.
+        cache_dir: Without effect since 0.2; configs that sweeps froze before name it.
 
     Raises:
         ValueError: At once: the arguments of the ablation or the stop rule make no sense. In ``before_train``, with the
@@ -68,6 +68,7 @@ class BNConversionHook(Hook):
         statistics: str | None = None,
         stop_error: float | None = None,
         min_batches: int = 16,
+        cache_dir: str | None = None,
     ) -> None:
         self.settings = ConversionSettings(
             (modules,) if isinstance(modules, str) else tuple(modules), num_batches, tolerance, allow_untrained,
@@ -83,8 +84,7 @@ class BNConversionHook(Hook):
         if runner.iter > 0:
             return self._check_resumed(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        seed = [runner.seed or 0]
-        broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
+        broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(
             model, runner.train_dataloader, self.settings, seed[0], runner.cfg, lambda: _precision_of(runner))
         runner.message_hub.update_info(RECORD, record.as_dict())
