@@ -63,11 +63,11 @@ def measure(
         start = load_start(cfg, pretrained, device)
         loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
         changes = {run.name: changes_of(run, start) for run in loaded}
-        places = stage_places(start.model, stages)
+        places = _stage_places(start.model, stages)
         data = open_images(cfg, split)
     total = len(data.names)
     numbers = range(total) if images is None or images >= total else [i * total // images for i in range(images)]
-    analyzer = Analyzer(start, loaded, data, places, device, amp, None if rank else console)
+    analyzer = _Analyzer(start, loaded, data, places, device, amp, None if rank else console)
     meters = _gather(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if rank:
         return None
@@ -90,12 +90,8 @@ def measure(
                     analyzer.sheets(meters, len(classes)) if sheets else {})
 
 
-def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
-    """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``.
-
-    Raises:
-        ValueError: The backbone does not return a stage.
-    """
+def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
+    """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``."""
     out_indices = getattr(model.backbone, 'out_indices', None)
     if out_indices is None:
         raise ValueError(f'{type(model.backbone).__name__} does not say which stages it returns (out_indices).')
@@ -108,18 +104,8 @@ def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Analyzer:
-    """The models and how they are run.
-
-    Attributes:
-        start: The pre-trained model.
-        runs: The fine-tuned models.
-        images: What they see.
-        places: Of each stage among the backbone's outputs.
-        device: Where the models are.
-        amp: Whether in half precision (bfloat16 on a CPU).
-        console: Shows the progress; ``None`` for nothing.
-    """
+class _Analyzer:
+    """The models and how they are run; ``places`` says where a stage stands among the backbone's outputs."""
 
     start: LoadedModel
     runs: Sequence[LoadedModel]
@@ -130,16 +116,7 @@ class Analyzer:
     console: Console | None
 
     def measure(self, numbers: Sequence[int], batch_size: int, workers: int) -> dict[str, dict[str, DistortionMeter]]:
-        """Measure the features of images, by stage and method.
-
-        Args:
-            numbers: Of this process's images.
-            batch_size: Images at once.
-            workers: Processes that load them.
-
-        Raises:
-            ValueError: A model's features hold NaN or infinite values.
-        """
+        """Measure the features of some images, by stage and method."""
         classes = len(self.images.classes) if self.images.labeled else 0
         stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
         for batch in self._with_bar(self.images.batches(numbers, batch_size, workers), 'Measure images'):
