@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from demo.render import render_data_set
-from mmseg_daft.analysis.tables import show_findings
+from mmseg_daft.analysis.command import show_findings
 from mmseg_daft.run_output import RunFailedError, conversion_summary
 
 if TYPE_CHECKING:
@@ -110,12 +110,9 @@ def run_demo(demo: Demo, console: Console) -> None:
     from demo.analysis import compare, draw  # mmseg is slow to import: after the first signs of life
 
     picture, results = demo.folder / 'demo.png', demo.folder / 'results.json'
-    steps = ('Measure images', 'Compare parameters', 'Look at the chosen ones', 'Draw figures')
-    with bars(console, {f'{number + 1}  Measure and draw': len(steps) + 1}) as (report,):
-        findings = compare(demo, NAMES, demo.folder / 'distortion',
-                           lambda what, done, total: report(steps.index(what) + done / total))
-        draw(demo, NAMES, findings, picture)
-        report(len(steps) + 1)
+    console.print(f'{number + 1}  Measure and draw')
+    findings = compare(demo, NAMES, demo.folder / 'distortion', console)
+    draw(demo, NAMES, findings, picture)
     last = {row['method']: row for row in findings.summary() if row['stage'] == list(findings.stages)[-1]}
     rows = {run: {f'miou_{domain}': miou[run][domain] for domain in DOMAINS} for run in miou}
     rows['source'].update(cosine_similarity=1.0, l2_distance=0.0)  # by definition: it is what the others left

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
+from rich.console import Console
 
 import mmseg_daft  # noqa: F401  (repairs what mmseg needs, so it comes first)
 
 # isort: split
+from demo.picture import draw_comparison
 from demo.runs import Demo
-from mmseg_daft.analysis.comparison_picture import draw_comparison
-from mmseg_daft.analysis.contact_sheet import Scene
-from mmseg_daft.analysis.distortion_analysis import Options, analyse
-from mmseg_daft.analysis.findings import Findings
+from mmseg_daft.analysis.findings import Findings, Scene
+from mmseg_daft.analysis.measure import measure
+from mmseg_daft.analysis.report import write_report
 from mmseg_daft.datasets import ShapesDataset
 
 
-def compare(demo: Demo, names: Mapping[str, str], out: Path, report: Callable[[str, int, int], None]) -> Findings:
+def compare(demo: Demo, names: Mapping[str, str], out: Path, console: Console) -> Findings:
     """Compare each method with the source model on the target's validation images, and write the report.
 
-    As ``tools/analyze_distortion.py`` does with the same models.
+    As ``mmseg-daft analyze`` does with the same models.
     """
     runs = {names[run]: demo.checkpoint(run) for run in demo.methods}
-    options = Options(out, demo.checkpoint('source'), split='val', batch_size=8, workers=0, formats=('png',))
-    return analyse(demo.config('ft'), runs, options, report)
+    findings = measure(
+        demo.config('ft'), runs, demo.checkpoint('source'), split='val', batch_size=8, workers=0, console=console)
+    write_report(out, findings, ('png',), console)
+    return findings
 
 
 def draw(demo: Demo, names: Mapping[str, str], findings: Findings, path: Path, rows: int = 4) -> None:

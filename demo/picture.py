@@ -1,8 +1,4 @@
-"""One picture that compares fine-tuning methods: what they predict, and what they did to the model.
-
-Above: images with ground truth and predictions. Below: the relative change of the batch-norm
-statistics per layer (Figure 2 of Ha, Jeong, Lee, AAAI 2024) and the feature distortion (its Figure 1).
-"""
+"""The demo's picture: what each model predicts, and what fine-tuning did to it."""
 
 from __future__ import annotations
 
@@ -11,22 +7,23 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
-from mmseg_daft.analysis.change_figure import draw_kind
-from mmseg_daft.analysis.contact_sheet import Scene, draw_row
-from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.analysis.styles import figure_style, new_figure, save_figure, styles
+from mmseg_daft.analysis.contact_sheet import draw_legend, draw_row
+from mmseg_daft.analysis.figures import draw_kind, figure_style, new_figure, save_figure, styles
+from mmseg_daft.analysis.findings import Findings, Scene
 
 
 def draw_comparison(
     scenes: Sequence[Scene], findings: Findings, palette: Sequence[Sequence[int]], title: str, path: Path,
 ) -> None:
-    """Draw the picture and write it as PNG.
+    """Draw what methods predict, and below it what they did to the model; write it as PNG.
+
+    Below are the relative change of the batch-norm statistics per layer (the paper's Figure 2), and the cosine
+    similarities of images at the last stage (its Figure 1).
 
     Args:
         scenes: The rows, at least one.
-        findings: What each method did; of its stages the last one is shown.
+        findings: What each method did.
         palette: RGB of each class, 0 to 255.
         title: One line above all.
         path: Where to write it; the folder must exist.
@@ -36,17 +33,14 @@ def draw_comparison(
         figure = new_figure(10, 1.75 * len(scenes) + 5.2)
         figure.suptitle(title, fontsize=12, fontweight='bold')
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * len(scenes) + 0.7, 4.0), hspace=0.02)
-        colours = np.asarray(palette, np.uint8)
+        colors = np.asarray(palette, np.uint8)
         for row, scene in zip(top.subplots(len(scenes), columns, squeeze=False), scenes, strict=True):
-            draw_row(row, scene, colours, scene is scenes[0])
-        top.legend(
-            handles=[Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=name)
-                     for name, rgb in zip(findings.classes, colours, strict=True)],
-            loc='outside lower center', ncols=len(findings.classes))
+            draw_row(row, scene, colors, scene is scenes[0])
+        draw_legend(top, findings.classes, colors, len(findings.classes))
         bottom.suptitle('What fine-tuning did to the backbone', fontsize=12, fontweight='bold')
         axes = bottom.subplots(1, 3, width_ratios=(3, 3, 2))
         for axis, kind in zip(axes[:2], ('bn_mean', 'bn_variance'), strict=True):
-            draw_kind(axis, findings.changes, kind, styles(findings.methods))
+            draw_kind(axis, findings, kind)
             axis.set_xlabel('BN layers, by stage (IS: input stem)')
             axis.legend()
         _draw_similarities(axes[2], findings)
@@ -54,11 +48,11 @@ def draw_comparison(
 
 
 def _draw_similarities(axis: Axes, findings: Findings) -> None:
-    """A dot per image and a bar at the median."""
+    """Draw a dot for each image and a bar at the median."""
     jitter = np.random.default_rng(0)
-    meter = list(findings.stages.values())[-1]
+    meters = list(findings.stages.values())[-1]
     for i, (method, look) in enumerate(styles(findings.methods).items()):
-        values = [image.cosine_similarity for image in meter.methods[method].images]
+        values = [image.cosine_similarity for image in meters[method].images]
         x = i + jitter.uniform(-0.18, 0.18, len(values))
         axis.plot(x, values, look['marker'], color=look['color'], markersize=3.5, alpha=0.6, markeredgewidth=0)
         median = float(np.median(values))
