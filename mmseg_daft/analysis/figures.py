@@ -162,7 +162,7 @@ def draw_drift(findings: Findings) -> Figure:
     """Draw how far the statistics of each BN layer moved, in standard deviations and as a factor."""
     figure = new_figure(7.2, 4.2)
     axes = figure.subplots(2, 1)
-    for axis, measure in zip(axes, ('mean', 'log_variance'), strict=True):
+    for axis, measure in zip(axes, ('mean_shift', 'log_var_ratio'), strict=True):
         _draw_layers(axis, findings, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
                                       for method, changes in findings.changes.items()}, log=True)
     axes[0].set(title='BN drift: running statistics before and after fine-tuning (log scale)',

@@ -56,7 +56,7 @@ class AverageShift(NamedTuple):
 @torch.no_grad()
 def statistics_shift(mean_s: Tensor, var_s: Tensor, mean_t: Tensor, var_t: Tensor, eps: float = 0.0) -> Shift:
     """Compare source statistics with target statistics, each ``(C,)``; ``eps`` is the layer's ε."""
-    mean_s, var_s, mean_t, var_t = (t.detach().double() for t in (mean_s, var_s, mean_t, var_t))
+    mean_s, var_s, mean_t, var_t = (t.detach().to(mean_s.device, torch.float64) for t in (mean_s, var_s, mean_t, var_t))
     var_s, var_t = var_s + eps, var_t + eps
     return Shift(
         mean=(mean_t - mean_s) / var_s.sqrt(),

@@ -132,8 +132,7 @@ def convert_model(
     """
     start = time.perf_counter()
     layers = find_batch_norms(model, settings.modules)
-    device = next(model.parameters()).device
-    ranks = current_ranks(device)
+    ranks = current_ranks(next(model.parameters()).device)
     forward = ModelForward(model, layers)
 
     def run(data: Any) -> Any:
@@ -167,8 +166,8 @@ def convert_model(
         all_batches=len(loader) if joint else loader.num_batches)
     if settings.statistics and not stored:
         write_statistics(file, report.statistics, facts, identity)
-    shifts = {name: statistics_shift(source.running_mean, source.running_var, *(
-        tensor.to(device) for tensor in (report.statistics[name].mean, report.statistics[name].var)),
+    shifts = {name: statistics_shift(
+        source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
         layers[name].eps).average for name, source in report.source.items()}
     return ConversionRecord(
         settings, report, shifts, describe_dataset(dataloader.dataset), seed, **facts,
