@@ -34,10 +34,9 @@ class DAFTOptimWrapperConstructor:
             constructor='DAFTOptimWrapperConstructor',
             paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1))
 
-    Both rates are absolute, ηθ and ηw of the paper; ``optimizer.lr`` is not used. The training log
-    and the visualizers show ``backbone_lr`` and ``head_lr`` in place of ``lr``. It builds whatever
-    wrapper and optimizer the config names: ``OptimWrapper``, ``AmpOptimWrapper``, with gradient
-    accumulation and clipping as usual.
+    Both rates are absolute, ηθ and ηw of the paper; ``optimizer.lr`` is not used. The training log and the visualizers
+    show ``backbone_lr`` and ``head_lr`` in place of ``lr``. It builds whatever wrapper and optimizer the config names:
+    ``OptimWrapper``, ``AmpOptimWrapper``, with gradient accumulation and clipping as usual.
 
     Args:
         optim_wrapper_cfg: The config's ``optim_wrapper``, less ``constructor`` and ``paramwise_cfg``.
