@@ -15,7 +15,7 @@ from torch import nn
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.configs import hook_of
-from mmseg_daft.engine.pretrained_weights import WeightMatch, match_file, match_start, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import WeightMatch, match_file, pretrained_starts
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
 TIMEOUT = 10  # seconds
@@ -32,7 +32,7 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
             yield warn(f'{what}: the module reads it with code of its own, so it was not compared.',
                        'Watch for its warnings when the training starts.')
             continue
-        for finding in _check_file(what, start.checkpoint, lambda start=start: match_start(start), min_share, full):
+        for finding in _check_file(what, start.checkpoint, start.match, min_share, full):
             if load_from and finding.verdict is Verdict.FAIL and os.path.exists(locate(start.checkpoint)[1]):
                 finding = replace(finding, verdict=Verdict.WARN, found=f'{finding.found} load_from replaces them.')
             yield finding

@@ -1,7 +1,4 @@
-"""The pre-trained model's features of a few images, kept small, and how far a model's are from them now.
-
-A few fixed images of the validation data, always the same, ready for the model.
-"""
+"""The pre-trained model's features of a few fixed images, kept small, and how far a model's are from them now."""
 
 from __future__ import annotations
 
