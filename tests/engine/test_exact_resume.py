@@ -20,7 +20,7 @@ from support.training_process import TrainingProcess
 
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.convert_model import RECORD
-from mmseg_daft.engine.hooks.exact_resume_hook import SampleStream
+from mmseg_daft.engine.hooks.exact_resume_hook import sample_stream
 
 ROOT = Path(__file__).parents[2]
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
@@ -227,7 +227,7 @@ def test_a_stream_starts_anywhere(make):
     cfg = make(**{'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False})
     loader = Runner.from_cfg(cfg).build_dataloader(cfg.train_dataloader, seed=3)
     with preserved_random_state():
-        whole, later = SampleStream(loader, 3), SampleStream(loader, 3, skip=9)
+        whole, later = sample_stream(loader, 3), sample_stream(loader, 3, skip=9)
         batches = [next(whole) for _ in range(11)]
         assert [next(later) for _ in range(9)] == [None] * 9
         for batch in batches[9:]:
