@@ -48,7 +48,7 @@ test-matrix: ## the test suite on every stack, then a table of the results
 	done; printf '\n%s' "$$table" | tr '|' '\n'; [ -z "$$bad" ]
 
 demo: install ## render two domains, fine-tune with FT and DAFT, compare; DEMO_ARGS='--methods lp ft lpft daft': all
-	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+	$(BIN)/python -m demo $(DEMO_ARGS)
 
 lint: install ## ruff
 	@[ -x $(BIN)/ruff ] || $(BIN)/python -m pip install -q -c $(PINS) -e .[dev]

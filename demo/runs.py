@@ -1,42 +1,41 @@
-"""The demo's runs: mmseg's own train.py and test.py on this repository's configs, as a user starts them."""
+"""The demo's runs, mmseg's own train.py and test.py on this repository's configs, and how they are compared."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from demo.render import RenderSettings
-from mmseg_daft.launch.follow_run import iterations_done, run_logged, test_metrics
+from demo import NAMES
+from mmseg_daft.analysis.comparison_picture import draw_comparison
+from mmseg_daft.analysis.contact_sheet import Scene
+from mmseg_daft.analysis.distortion_analysis import Options, analyse
+from mmseg_daft.analysis.findings import Findings
+from mmseg_daft.datasets import ShapesDataset
+from mmseg_daft.launch.follow_run import conversion_summary, iterations_done, run_logged, test_metrics
 from mmseg_daft.launch.mmseg_script import script_path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = {
-    'source': 'configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py',
-    'lp': 'configs/lp/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'ft': 'configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'lpft': 'configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'daft': 'configs/daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'}
-DATA_CONFIGS = {'target': CONFIGS['ft'], 'source': CONFIGS['source']}
+SOURCE = 'source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py'
+METHOD = '{0}/{0}_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo: where it writes, its seed, and whether it is only a quick check that everything runs.
+    """Train and test the demo's models.
 
     Attributes:
         folder: Holds the data, a work directory per run, and the results.
-        seed: Of the data and of all runs.
-        quick: A few images and iterations: the numbers mean nothing then.
-        methods: Which are compared, of ``'lp'``, ``'ft'``, ``'lpft'`` and ``'daft'``; LP-FT goes on from LP.
+        seed: The seed of all runs.
+        quick: Train for a few iterations only. The numbers then mean nothing.
+        methods: The methods to compare, of ``'lp'``, ``'ft'``, ``'lpft'`` and ``'daft'``. LP-FT starts from LP.
     """
 
     folder: Path
@@ -44,46 +43,28 @@ class Demo:
     quick: bool
     methods: Sequence[str]
 
-    @property
-    def settings(self) -> RenderSettings:
-        """What the data are rendered with."""
-        if self.quick:
-            return RenderSettings(self.seed, source_train=16, source_val=8, target_train=16, target_val=8)
-        return RenderSettings(self.seed)
-
-    def work_dir(self, run: str) -> Path:
-        """Return the work directory of ``'source'`` or a method."""
-        return self.folder / run
-
     def config(self, run: str) -> Config:
-        """Return a run's config; the data are where SHAPES_ROOT of the environment says."""
-        return Config.fromfile(ROOT / CONFIGS[run], import_custom_modules=False)
+        """Read a run's config. The data are where ``SHAPES_ROOT`` of the environment says."""
+        MMLogger.get_current_instance().setLevel('ERROR')  # it would log SHAPES_ROOT each time
+        name = SOURCE if run == 'source' else METHOD.format(run)
+        return Config.fromfile(ROOT / 'configs' / name, import_custom_modules=False)
 
     def iterations(self, run: str) -> int:
-        """Return how long a run trains: as its config says, unless quick."""
+        """Return how long a run trains: as long as its config says, unless quick."""
         return 4 if self.quick else int(self.config(run).train_cfg.max_iters)
 
     def checkpoint(self, run: str) -> Path:
-        """Return the final checkpoint of a run."""
-        return self.work_dir(run) / f'iter_{self.iterations(run)}.pth'
+        """Return the path of a run's final checkpoint."""
+        return self.folder / run / f'iter_{self.iterations(run)}.pth'
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of the runs: this one, and this package's place where it is not installed."""
-        env = dict(os.environ)
-        try:
-            importlib.metadata.distribution('mmseg-daft')
-        except importlib.metadata.PackageNotFoundError:
-            env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-        return env
-
-    def train(self, run: str, report: Callable[[int], None]) -> Path:
-        """Train a run anew and return its log.
+    def train(self, run: str, report: Callable[[int], None]) -> list[str]:
+        """Train a run from its start, and return what its conversion logged; nothing for a run without one.
 
         Args:
             run: ``'source'`` or a method.
-            report: Called again and again with the number of iterations done.
+            report: Called a few times a second with the number of iterations done.
         """
-        work_dir, iterations = self.work_dir(run), self.iterations(run)
+        work_dir, iterations = self.folder / run, self.iterations(run)
         shutil.rmtree(work_dir, ignore_errors=True)
         options = [f'randomness.seed={self.seed}']
         if run == 'lpft':
@@ -95,30 +76,50 @@ class Demo:
                 f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
                 f'param_scheduler.0.end={iterations}', f'default_hooks.checkpoint.interval={iterations}',
                 'default_hooks.logger.interval=1']
-        command = [sys.executable, str(script_path('train.py')), CONFIGS[run], '--work-dir', str(work_dir),
-                   '--cfg-options', *options]
-        log = work_dir / 'train.log'
-        run_logged(command, log, ROOT, self.environment(), lambda: report(iterations_done(work_dir)))
-        return log
+        self._run('train.py', self.config(run).filename, '--work-dir', work_dir, '--cfg-options', *options,
+                  log=work_dir / 'train.log', poll=lambda: report(iterations_done(work_dir)))
+        return conversion_summary(work_dir / 'train.log')
 
     def test(self, run: str, domain: str) -> float:
-        """Evaluate a run's final model on a domain's validation images and return its mIoU in per cent.
+        """Test a run's final model on a domain's validation images, and return its mIoU in percent.
 
-        The predictions stay beside, one PNG of class ids per image.
+        The predictions are left in ``RUN/test_DOMAIN/predictions``, one PNG of class ids per image.
         """
-        work_dir = self.work_dir(run) / f'test_{domain}'
-        command = [
-            sys.executable, str(script_path('test.py')), DATA_CONFIGS[domain], str(self.checkpoint(run)),
-            '--work-dir', str(work_dir), '--out', str(self.predictions(run, domain))]
-        run_logged(command, work_dir / 'test.log', ROOT, self.environment())
+        work_dir = self.folder / run / f'test_{domain}'
+        data = self.config('source' if domain == 'source' else 'ft').filename
+        self._run('test.py', data, self.checkpoint(run), '--work-dir', work_dir, '--out', work_dir / 'predictions',
+                  log=work_dir / 'test.log')
         return float(test_metrics(work_dir)['mIoU'])
 
-    def predictions(self, run: str, domain: str) -> Path:
-        """Return the folder of a run's predictions on a domain."""
-        return self.work_dir(run) / f'test_{domain}' / 'predictions'
+    @staticmethod
+    def _run(script: str, *words: str | Path, log: Path, poll: Callable[[], None] = lambda: None) -> None:
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
+        run_logged([sys.executable, str(script_path(script)), *map(str, words)], log, ROOT, env, poll)
 
 
-def quieten() -> None:
-    """Keep MMEngine's notes and others' warnings off this process's console; runs keep theirs in their logs."""
-    MMLogger.get_current_instance().setLevel('ERROR')
-    warnings.filterwarnings('ignore')
+def compare(demo: Demo, report: Callable[[str, int, int], None]) -> Findings:
+    """Compare each method with the source model on the target's validation images, as ``mmseg-daft analyze`` does.
+
+    Args:
+        demo: The demo, with all its models trained. The report goes to ``distortion`` in its folder.
+        report: Called with a step's name, how much of it is done, and how much there is.
+    """
+    runs = {NAMES[run]: demo.checkpoint(run) for run in demo.methods}
+    options = Options(
+        demo.folder / 'distortion', demo.checkpoint('source'), split='val', batch_size=8, workers=0, formats=('png',))
+    return analyse(demo.config('ft'), runs, options, report)
+
+
+def draw(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
+    """Draw the picture, with the target's first validation images as examples."""
+    root, scenes = demo.folder / 'data' / 'target', []
+    for name in (root / 'ImageSets' / 'Segmentation' / 'val.txt').read_text(encoding='utf-8').split()[:rows]:
+        maps = {'truth': root / 'SegmentationClass' / f'{name}.png'}
+        for run in ('source', *demo.methods):
+            maps[NAMES[run]] = demo.folder / run / 'test_target' / 'predictions' / f'{name}.png'
+        ids = {title: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for title, path in maps.items()}
+        image = cv2.imread(str(root / 'JPEGImages' / f'{name}.jpg'))[..., ::-1]
+        scenes.append(Scene(name, image, ids.pop('truth'), ids))
+    draw_comparison(
+        scenes, findings, ShapesDataset.METAINFO['palette'],
+        'The first validation images of the target domain, as each model sees them', path)
