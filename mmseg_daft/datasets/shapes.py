@@ -1,4 +1,4 @@
-"""The demo's data: scenes of textured shapes, drawn by ``tools/render_shapes.py``."""
+"""The demo's data: scenes of textured shapes, drawn by ``demo/render.py``."""
 
 from __future__ import annotations
 
