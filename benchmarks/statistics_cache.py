@@ -1,15 +1,15 @@
-"""What a run of a sweep saves where the statistics are kept (`BNConversionHook(cache_dir=...)`): a hit beside the pass.
+"""What a run of a sweep saves with `BNConversionHook(statistics=FILE)`: a conversion from it beside one with its pass.
 
     python benchmarks/statistics_cache.py [--images 64] [--size 256] [--batch-size 4] [--repeats 5]
 
-Both read the same images from disk through the same pipeline; a hit takes the fingerprint of weights and files, reads
-the kept statistics and one mini-batch for the check of the output.
+Both read the same images from disk through the same pipeline. With the file, a conversion hashes the weights, reads the
+statistics, and needs one mini-batch to check the output.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,13 +18,11 @@ import cv2
 import measure
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 from statistics_pass import segmentor
 
-from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.engine.convert_model import PassSettings, run_pass
-from mmseg_daft.engine.statistics_file import cached_pass
-from mmseg_daft.engine.training_data import ModelForward
+from mmseg_daft.engine.convert_model import ConversionRecord, ConversionSettings, convert_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,19 +39,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def loader_of(folder: Path, args: argparse.Namespace) -> Any:
-    """Write images and labels of noise, and return a training loader of them."""
+def loader_config(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Write images and labels of noise, and return the config of a training loader of them."""
     rng = np.random.default_rng(0)
     for part, shape, suffix in (('images', (args.size, args.size, 3), 'jpg'), ('labels', (args.size,) * 2, 'png')):
         (folder / part).mkdir()
         for i in range(args.images):
             cv2.imwrite(str(folder / part / f'{i:04d}.{suffix}'), rng.integers(0, 11, shape).astype(np.uint8))
-    return Runner.build_dataloader(dict(
+    return dict(
         batch_size=args.batch_size, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=True),
         dataset=dict(type='CamVidDataset', data_root=str(folder), img_suffix='.jpg',
                      data_prefix=dict(img_path='images', seg_map_path='labels'),
-                     pipeline=[dict(type=name) for name in ('LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs')])),
-        seed=0)
+                     pipeline=[dict(type=name) for name in ('LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs')]))
 
 
 def main() -> None:
@@ -63,24 +60,28 @@ def main() -> None:
     torch.manual_seed(0)
     model = segmentor(args.base_channels, preprocessor=True).to(args.device)
     model.data_preprocessor.size = (args.size, args.size)
-    layers = find_batch_norms(model, ('backbone',))
-    forward, settings = ModelForward(model, layers), PassSettings()
-    logger = logging.getLogger('statistics_cache')
-    logger.disabled = True
+    start = copy.deepcopy(model.state_dict())
     with TemporaryDirectory() as folder:
-        loader = loader_of(Path(folder), args)
-        kept = Path(folder) / 'kept'
-        pass_of_its_own = run_pass(forward, layers, loader, settings)
-        cached_pass(kept, logger, forward, layers, loader, settings)
-        hit = cached_pass(kept, logger, forward, layers, loader, settings)
-        if hit.seconds is not None or any(
-                not torch.equal(hit.statistics[name].mean, pass_of_its_own.statistics[name].mean) for name in layers):
+        cfg = Config(dict(model=dict(backbone=dict(), data_preprocessor=dict()),
+                          train_dataloader=loader_config(Path(folder), args)))
+        loader = Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=0)
+
+        def convert(file: str | None = None) -> ConversionRecord:
+            # Untrained: random weights take as long as any others.
+            return convert_model(model, loader, ConversionSettings(statistics=file, allow_untrained=True), 0, cfg)
+
+        kept = str(Path(folder) / 'kept.safetensors')
+        records = []
+        for file in (None, kept, kept):
+            model.load_state_dict(start)
+            records.append(convert(file))
+        passed, _, hit = records
+        if hit.pass_seconds is not None or any(not torch.equal(hit.report.statistics[name].mean, statistics.mean)
+                                               for name, statistics in passed.report.statistics.items()):
             raise RuntimeError('The statistics were not read from the file, or are not those of the pass.')
         title = f'Kept statistics, ResNet-50, {args.images} images of {args.size}², {args.device}'
-        tables = {title: measure.compare({
-            'the pass': lambda: run_pass(forward, layers, loader, settings),
-            'a hit': lambda: cached_pass(kept, logger, forward, layers, loader, settings)}, args.repeats, args.device,
-            progress=False)}
+        tables = {title: measure.compare({'the pass': convert, 'a hit': lambda: convert(kept)}, args.repeats,
+                                         args.device, lambda: model.load_state_dict(start), progress=False)}
     measure.show(tables)
     setting = {key: str(value) for key, value in vars(args).items() if key != 'results'}
     print(measure.save('statistics_cache', setting, tables, args.device, args.results))

@@ -24,6 +24,7 @@ from statistics_pass import segmentor
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import find_batch_norms
+from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.statistics import collect_statistics
 from mmseg_daft.core.stop_rule import StopRule
 
@@ -81,7 +82,8 @@ def iterations(model: nn.Module, args: argparse.Namespace) -> dict[str, Callable
 
 def collect(model: nn.Module, batches: list[Tensor], stop: StopRule | None = None) -> int:
     """Run a pass and return how many mini-batches it took."""
-    statistics = collect_statistics(model, find_batch_norms(model, ('',)), batches, model, stop=stop)
+    ranks = current_ranks(batches[0].device)
+    statistics = collect_statistics(model, find_batch_norms(model, ('',)), batches, model, stop=stop, ranks=ranks)
     return max(s.num_batches for s in statistics.values())
 
 
