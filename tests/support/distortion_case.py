@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import torch
 from support.data_layouts import write_voc
 from support.pretrained_files import trained_state
 from support.small_runs import small, train
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
 
 NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 IMAGES = 7
