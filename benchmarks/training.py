@@ -82,8 +82,8 @@ def iterations(model: nn.Module, args: argparse.Namespace) -> dict[str, Callable
 
 def collect(model: nn.Module, batches: list[Tensor], stop: StopRule | None = None) -> int:
     """Run a pass and return how many mini-batches it took."""
-    ranks = current_ranks(batches[0].device)
-    statistics = collect_statistics(model, find_batch_norms(model, ('',)), batches, model, stop=stop, ranks=ranks)
+    statistics = collect_statistics(model, find_batch_norms(model, ('',)), batches, model, stop=stop,
+                                    ranks=current_ranks(torch.device('cpu')))
     return max(s.num_batches for s in statistics.values())
 
 

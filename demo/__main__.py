@@ -94,7 +94,7 @@ def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> No
         report(1)
         from demo.runs import Demo, compare, draw
         from mmseg_daft.files import write_atomically
-        from mmseg_daft.launch.follow_run import RunFailedError
+        from mmseg_daft.run_output import RunFailedError
 
     demo = Demo(folder, seed, quick, methods)
     try:

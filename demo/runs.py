@@ -19,8 +19,8 @@ from mmseg_daft.analysis.contact_sheet import Scene
 from mmseg_daft.analysis.distortion_analysis import Options, analyse
 from mmseg_daft.analysis.findings import Findings
 from mmseg_daft.datasets import ShapesDataset
-from mmseg_daft.launch.follow_run import conversion_summary, iterations_done, run_logged, test_metrics
 from mmseg_daft.launch.mmseg_script import script_path
+from mmseg_daft.run_output import conversion_summary, iterations_done, run_logged, test_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = 'source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py'

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmseg_daft.analysis.tables import show_findings
-from mmseg_daft.doctor.quiet import quiet
+from mmseg_daft.console import quiet
 
 FORMATS = ('png', 'pdf', 'svg')
 

@@ -19,7 +19,7 @@ from mmseg_daft.analysis.report_figures import report_figures
 from mmseg_daft.analysis.run import Analyser, over_ranks, stage_places
 from mmseg_daft.analysis.styles import save_figure
 from mmseg_daft.analysis.tidy_file import write_tidy
-from mmseg_daft.doctor.quiet import quiet
+from mmseg_daft.console import quiet
 
 Report = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""

@@ -1,11 +1,4 @@
-"""Algorithm 1 of Domain-Aware Fine-Tuning (Ha, Jeong, Lee, AAAI 2024), whole and guarded.
-
-``convert_batch_norm`` is for any PyTorch model; nothing of MMEngine is needed. In short::
-
-    layers = find_batch_norms(model, modules)
-    statistics = collect_statistics(model, layers, batches, forward)    # lines 1 to 3
-    convert(layers, statistics)                                        # lines 4 and 5
-"""
+"""Algorithm 1 of Domain-Aware Fine-Tuning (Ha, Jeong, Lee, AAAI 2024) for any PyTorch model, with all guards."""
 
 from __future__ import annotations
 
@@ -82,6 +75,7 @@ def convert_batch_norm(
             never reached, layers share a tensor, there are no data, or they or the weights hold NaN.
         RuntimeError: The outputs changed, or another rank failed.
     """
+    modules = (modules,) if isinstance(modules, str) else tuple(modules)
     found = find_batch_norms(model, modules)
     layers = convertible_layers(found, modules, allow_untrained)
     compensate = variant is None or variant.compensate
@@ -111,27 +105,22 @@ def convert_batch_norm(
     except BaseException:
         write(layers, source)
         raise
-    left = {name: why for name, layer in found.items() if (why := why_not_convertible(layer))}
-    return ConversionReport(tuple(modules), statistics, source, left, change)
+    left = {name: reason for name, layer in found.items() if (reason := why_not_convertible(layer))}
+    return ConversionReport(modules, statistics, source, left, change)
 
 
 def convertible_layers(
     found: Mapping[str, BatchNorm], modules: Sequence[str], allow_untrained: bool = False,
 ) -> dict[str, BatchNorm]:
-    """Return those of the layers that can be converted.
-
-    Args:
-        found: Batch-norm layers, by name.
-        modules: Where they were found, for messages.
-        allow_untrained: Accept layers whose running statistics are those of a new layer (mean 0, variance 1).
+    """Return those of the layers that can be converted; ``modules`` is where they were found, for messages.
 
     Raises:
-        ValueError: None can be converted, or some were never trained.
+        ValueError: None can be converted, or some were never trained: they have mean 0 and variance 1.
     """
     layers = {name: layer for name, layer in found.items() if why_not_convertible(layer) is None}
     if not layers:
         name, layer = next(iter(found.items()))
-        raise ValueError(f'modules={tuple(modules)!r}: none of the {len(found)} batch-norm layers can be converted. '
+        raise ValueError(f'modules={modules!r}: none of the {len(found)} batch-norm layers can be converted. '
                          f'{name!r}, for instance: {why_not_convertible(layer)}. Fine-tune without the conversion.')
     untrained = [name for name, layer in layers.items()
                  if (layer.running_mean == 0).all() and (layer.running_var == 1).all()]

@@ -7,7 +7,7 @@ still there.
 
 Linear CKA between features before and after fine-tuning, in a stream of images.
 
-Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centred features X and Y, one row an image,
+Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centered features X and Y, one row an image,
 
     CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)        (Frobenius norms)
 
@@ -132,7 +132,7 @@ class CrossMoments:
                 getattr(self, name).add_(tensor)
 
     def dependence(self) -> float:
-        """Return ‖XᵀY‖² of the centred features over the number of images squared."""
+        """Return ‖XᵀY‖² of the centered features over the number of images squared."""
         n = max(self.count, 1)
         return float((self.xy / n - torch.outer(self.x / n, self.y / n)).square().sum())
 
@@ -154,13 +154,13 @@ def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) ->
         after: Of features after with themselves.
 
     Returns:
-        NaN where features do not vary from image to image, as of a single one.
+        NaN if the features do not vary from image to image, for instance those of a single one.
     """
     return _ratio(both.dependence(), before.dependence(), after.dependence(), before)
 
 
 def debiased_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
-    """Return debiased linear CKA, at most 1 and on unrelated features 0 on average; arguments as of ``linear_cka``.
+    """Return debiased linear CKA, at most 1, and 0 on average for unrelated features; arguments as in ``linear_cka``.
 
     Returns:
         NaN for fewer than four images.

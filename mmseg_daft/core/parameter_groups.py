@@ -1,8 +1,7 @@
 """Two learning rates, two named parameter groups: ηθ for the backbone, ηw for the head.
 
-Integrated LP-FT (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT") trains both in one
-stage at independently chosen rates. Few groups keep PyTorch's multi-tensor optimizer step whole, and
-names let logs say which rate is whose.
+Integrated LP-FT (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT") trains both in one stage at independently
+chosen rates. Few groups keep PyTorch's multi-tensor optimizer step whole, and their names label the rates in logs.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def parameter_groups(
             that the model lacks are allowed (not every model has a neck).
         rates: The absolute learning rate of each part.
         weight_decay: The optimizer's; needed with the two rules below.
-        norm_decay_mult: Multiplies the weight decay of the normalisation layers' parameters.
+        norm_decay_mult: Multiplies the weight decay of the normalization layers' parameters.
         bias_decay_mult: Multiplies the weight decay of all other biases.
 
     Returns:
@@ -89,7 +88,7 @@ def _part_of(name: str, owners: Mapping[str, str]) -> str:
 
 
 def _decay_kinds(model: nn.Module) -> dict[int, str]:
-    """Tell the parameters of normalisation layers and other layers' biases apart, by identity."""
+    """Tell the parameters of normalization layers and other layers' biases apart, by identity."""
     kinds: dict[int, str] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

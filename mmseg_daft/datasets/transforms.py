@@ -1,7 +1,4 @@
-"""Torchvision's colour jitter as an mmseg transform: the paper's Cityscapes augmentation.
-
-Random scale relative to each image's own size, as the segmentation recipes mean "scale 0.5-2.0".
-"""
+"""Augmentations of the paper's recipes that MMSegmentation lacks: torchvision's color jitter, and random scale."""
 
 from __future__ import annotations
 
@@ -16,19 +13,17 @@ from torchvision.transforms import functional as F
 
 @TRANSFORMS.register_module()
 class TorchvisionColorJitter(BaseTransform):
-    """Change brightness, contrast, saturation and hue of the image, in random order; labels stay.
+    """Change brightness, contrast, saturation and hue of the image in random order, as the paper does on Cityscapes.
 
-    mmseg's ``PhotoMetricDistortion`` is another augmentation: it adds to the brightness, and applies each
-    change with probability 0.5. The factors are drawn from NumPy's generator, as mmseg's own
-    transforms do, so that mmengine's worker seeds govern them.
-
-    Required and modified key: ``img``, ``(H, W, 3)`` uint8 in BGR.
+    Labels stay. mmseg's ``PhotoMetricDistortion`` is another augmentation: it adds to the brightness, and applies each
+    change with probability 0.5. The factors come from NumPy's generator, as in mmseg's own transforms, so that
+    MMEngine's worker seeds govern them.
 
     Args:
-        brightness: Drawn from [max(0, 1 - brightness), 1 + brightness], or from a range given as a pair.
-        contrast: Likewise.
-        saturation: Likewise.
-        hue: Drawn from [-hue, hue], at most 0.5.
+        brightness: The factor is drawn from [max(0, 1 - brightness), 1 + brightness], or from a range given as a pair.
+        contrast: The same for contrast.
+        saturation: The same for saturation.
+        hue: The shift is drawn from [-hue, hue], at most 0.5, or from a range given as a pair.
     """
 
     def __init__(
@@ -41,7 +36,7 @@ class TorchvisionColorJitter(BaseTransform):
         self.jitter = ColorJitter(brightness, contrast, saturation, hue)
 
     def transform(self, results: dict) -> dict:
-        """Jitter ``results['img']``."""
+        """Jitter ``results['img']``, of shape (H, W, 3), uint8, in BGR."""
         image = torch.from_numpy(cv2.cvtColor(results['img'], cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
         changes = [
             (F.adjust_brightness, self.jitter.brightness),
@@ -61,13 +56,13 @@ class TorchvisionColorJitter(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomScale(BaseTransform):
-    """Resize image and label by one random factor.
+    """Resize image and label by one random factor of their own size, the "scale 0.5-2.0" of segmentation recipes.
 
-    mmcv's ``RandomResize`` draws a factor too, but of a fixed size: a 250x166 image with
-    ``scale=(500, 500)`` would be enlarged even at factor 1.
+    mmcv's ``RandomResize`` multiplies a fixed size by its factor: with ``scale=(500, 500)`` it enlarges a 250x166 image
+    even at factor 1.
 
     Args:
-        ratio_range: The smallest and the largest factor; drawn uniformly between them.
+        ratio_range: The smallest and the largest factor; the factor is drawn uniformly between them.
 
     Raises:
         ValueError: The range is empty or not positive.

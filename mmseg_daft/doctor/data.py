@@ -1,85 +1,77 @@
-"""Whether a data set of the config is there: its folders, its number of images, every file of it."""
+"""Whether a data set is there and whole, and whether its labels fit its classes."""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmseg.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
-from mmseg_daft.doctor.config import environment_variables, type_name
-from mmseg_daft.doctor.finding import Finding, Problem, Verdict, fail, ok, some, tracked, warn
-from mmseg_daft.doctor.labels import label_findings, survey
+from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
+from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.training_data import leaf_datasets
 
-# By the data set's type and split: how many images the released one has.
+# How many images the released data sets have, by type and split.
 KNOWN = {
     'PascalVOCDataset': dict(train=1464, aug=9118, trainaug=10582, val=1449, trainval=2913),
     'CityscapesDataset': dict(train=2975, val=500)}
 SAMPLE = 40
 LAST_BYTES = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
+RESTORE = 'Copy or unpack them again, or take them out of the list.'
 
 
-def build_dataset(cfg: Config, loader: str) -> Any:
-    """Build the data set of a loader.
+def check_data(
+    cfg: Config, loader: str, full: bool, track: Callable[[Sequence[int], str], Iterable[int]],
+) -> Generator[Finding, None, Any]:
+    """Build the data set of a loader, return it, and check each part: number of images, files, labels of a sample.
+
+    With ``full``, all labels are read and classes that never occur are named. ``track`` shows progress over items.
 
     Raises:
-        Problem: A folder or list that the config names is not there.
+        Problem: A folder or list that the config names is not there, or the pipeline does not load labels.
     """
-    dataset = cfg[loader].dataset
-    for leaf in leaf_cfgs(dataset):
-        _refuse_missing_paths(leaf, environment_variables(cfg))
-    return DATASETS.build(dataset)
-
-
-def check_dataset(name: str, dataset: Any, full: bool, progress: Any = None) -> Iterator[Finding]:
-    """Check each part of a data set: count, files, and labels of a sample, or of all with ``full``."""
-    parts = leaves(dataset)
+    variables = sorted(set(re.findall(r'\{\{[\'"]?\s*\$(\w+)\s*:', cfg.text)))  # those that the config asks for
+    for leaf in leaf_datasets(cfg[loader].dataset):
+        if not leaf.get('backend_args'):  # else it is not on a disk
+            _refuse_missing_paths(leaf, variables)
+    dataset = DATASETS.build(cfg[loader].dataset)
+    parts = leaf_datasets(dataset)
     for part in parts:
-        what = _place(part) if len(parts) > 1 else ''
-        missing, broken = _damaged_files(name, part, progress)
-        problems = [*_count_findings(name, part), *_file_findings(name, missing, broken)]
-        damaged = {*missing, *broken}
-        usable = [i for i in range(len(part)) if not damaged or not damaged.intersection(_files(part, i))]
-        spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable)))
-        indices = [usable[i] for i in spread.round().astype(int)]
-        labels = survey(part, tracked(progress, indices, f'{name}: reading files'), why_unreadable)
-        problems += label_findings(name, labels, part, whole=len(indices) == len(usable), full=full)
-        yield from (Finding(name, p.verdict, f'{what}: {p.found}' if what else p.found, p.fix) for p in problems)
-        if not any(problem.verdict is Verdict.FAIL for problem in problems):
-            known = ', all of them' if known_count(part) == len(part) else ''
-            yield ok(name, f'{what or _place(part)}: {len(part)} images{known}; {len(indices)} read, '
-                          f'labels {labels.values}, reduce_zero_label={part.reduce_zero_label}')
-
-
-def leaves(dataset: Any) -> list[Any]:
-    """Return the data sets inside ConcatDataset, RepeatDataset and the like."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    return [dataset] if inner == [None] else [leaf for part in inner for leaf in leaves(part)]
-
-
-def leaf_cfgs(dataset: dict) -> list[dict]:
-    """Return the configs of the data sets inside ConcatDataset, RepeatDataset and the like."""
-    inner = dataset.get('datasets') or [dataset.get('dataset')]
-    return [dataset] if inner == [None] else [leaf for part in inner for leaf in leaf_cfgs(part)]
+        missing, broken = _damaged_files(part, track)
+        damaged = missing | broken.keys()
+        usable = [i for i in range(len(part)) if not damaged or damaged.isdisjoint(_files(part, i))]
+        spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
+        sample = track([usable[i] for i in spread.astype(int)], 'reading files')
+        findings = [*_file_findings(part, missing, broken), *_label_findings(part, sample, len(usable), full)]
+        if any(finding.verdict is Verdict.FAIL for finding in findings):
+            findings.pop()  # the last one says what was read, as OK
+        for finding in findings:
+            place = f'{_place(part)}: ' if len(parts) > 1 or finding.verdict is Verdict.OK else ''
+            yield replace(finding, found=place + finding.found)
+    return dataset
 
 
 def known_count(dataset: Any) -> int | None:
     """Return how many images the released data set of this type and split has, if that is known."""
     splits = KNOWN.get(type(dataset).__name__, {})
     if type(dataset).__name__ == 'CityscapesDataset' and 'leftImg8bit' not in dataset.data_prefix['img_path']:
-        return None  # its class serves other data sets with the same classes
+        return None  # other data sets with the same classes use its type
     return splits.get(Path(dataset.ann_file).stem or Path(dataset.data_prefix['img_path']).name)
 
 
 def why_unreadable(path: str) -> str | None:
     """Decode an image file to its end and say why that fails; ``None`` where it does not.
 
-    OpenCV, which the pipeline reads with, fills the missing part of a truncated JPEG with grey.
+    OpenCV, with which the pipeline reads, fills the missing part of a truncated JPEG with gray.
     """
     try:
         with Image.open(path) as image:
@@ -87,15 +79,24 @@ def why_unreadable(path: str) -> str | None:
     except UnidentifiedImageError:
         if not os.path.getsize(path):
             return 'empty'
-        return 'not an image' if Path(path).suffix.lower() in LAST_BYTES else None  # others may be unknown to Pillow
+        return 'not an image' if Path(path).suffix.lower() in LAST_BYTES else None  # Pillow may not know others
     except Exception as error:
         return str(error)
     return None
 
 
+def ranges(values: Sequence[int]) -> str:
+    """Return sorted numbers in short: ``0-3, 7``."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ', '.join(f'{a}-{b}' if a < b else str(a) for a, b in runs) or 'none'
+
+
 def _refuse_missing_paths(leaf: dict, variables: Sequence[str]) -> None:
-    if leaf.get('backend_args'):
-        return  # not on a disk
     root = leaf.get('data_root') or ''
     fix = f'export {variables[0]}=/path/to/data, or set' if variables else 'Set'
     fix += ' data_root in the config; a relative one starts at the folder that you train from.'
@@ -108,22 +109,9 @@ def _refuse_missing_paths(leaf: dict, variables: Sequence[str]) -> None:
 
 
 def _place(dataset: Any) -> str:
-    place = dataset.ann_file or dataset.data_prefix.get('img_path') or ''
-    root = dataset.data_root or ''
+    place, root = dataset.ann_file or dataset.data_prefix.get('img_path') or '', dataset.data_root or ''
     place = os.path.relpath(place, root) if root and place.startswith(root) else place
     return f'{type(dataset).__name__} {place}'.strip()
-
-
-def _count_findings(name: str, dataset: Any) -> Iterator[Finding]:
-    known = known_count(dataset)
-    if known in (None, len(dataset)):
-        return
-    if dataset.ann_file:
-        yield warn(name, f'{len(dataset)} images; the released split has {known}.',
-                      f'Restore {os.path.basename(dataset.ann_file)} unless you mean a subset.')
-    else:
-        yield fail(name, f'{len(dataset)} images in {dataset.data_prefix["img_path"]}; the released split has {known}.',
-                   'Unpack the archive again; a subset that you mean goes into an ann_file.')
 
 
 def _files(dataset: Any, index: int) -> list[str]:
@@ -131,11 +119,11 @@ def _files(dataset: Any, index: int) -> list[str]:
     return [path for path in (info['img_path'], info.get('seg_map_path')) if path]
 
 
-def _damaged_files(name: str, dataset: Any, progress: Any) -> tuple[set[str], dict[str, str]]:
+def _damaged_files(dataset: Any, track: Callable) -> tuple[set[str], dict[str, str]]:
     """Return the files that are missing, and those that end too early, with the reason."""
     missing: set[str] = set()
     broken: dict[str, str] = {}
-    for i in tracked(progress, range(0 if dataset.backend_args else len(dataset)), f'{name}: looking for files'):
+    for i in track(range(0 if dataset.backend_args else len(dataset)), 'looking for files'):
         for path in _files(dataset, i):
             if not os.path.isfile(path):
                 missing.add(path)
@@ -144,19 +132,112 @@ def _damaged_files(name: str, dataset: Any, progress: Any) -> tuple[set[str], di
     return missing, broken
 
 
-def _file_findings(name: str, missing: set[str], broken: dict[str, str]) -> Iterator[Finding]:
-    if missing:
-        yield fail(name, f'{len(missing)} files are missing: {some(sorted(missing))}.',
-                   'Restore them, or check img_suffix, seg_map_suffix and data_prefix.')
-    if broken:
-        yield fail(name, f'{len(broken)} files cannot be read: '
-                   f'{some([f"{path} ({reason})" for path, reason in broken.items()])}.',
-                   'Copy or unpack them again, or take them out of the list.')
-
-
 def _looks_cut(path: str) -> bool:
-    """Whether a file is empty, or its last bytes are not those that its format ends with."""
+    """Whether a file is empty, or lacks the bytes at its end with which its format ends."""
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 32))
         return size == 0 or LAST_BYTES.get(Path(path).suffix.lower(), b'') not in file.read()
+
+
+def _file_findings(dataset: Any, missing: set[str], broken: dict[str, str]) -> Iterator[Finding]:
+    known = known_count(dataset)
+    if known not in (None, len(dataset)) and dataset.ann_file:
+        yield warn(f'{len(dataset)} images; the released split has {known}.',
+                   f'Restore {os.path.basename(dataset.ann_file)} unless you mean a subset.')
+    elif known not in (None, len(dataset)):
+        yield fail(f'{len(dataset)} images in {dataset.data_prefix["img_path"]}; the released split has {known}.',
+                   'Unpack the archive again; a subset that you mean goes into an ann_file.')
+    if missing:
+        yield fail(f'{len(missing)} files are missing: {some(sorted(missing))}.',
+                   'Restore them, or check img_suffix, seg_map_suffix and data_prefix.')
+    if broken:
+        yield fail(f'{len(broken)} files cannot be read: {some([f"{path} ({why})" for path, why in broken.items()])}.',
+                   RESTORE)
+
+
+def _label_findings(dataset: Any, indices: Iterable[int], usable: int, full: bool) -> Iterator[Finding]:
+    """Read samples with the loading transforms of the data set's own pipeline, and judge the values of the labels."""
+    load = [transform for transform in dataset.pipeline.transforms if type(transform).__name__.startswith('Load')]
+    load_stored = [copy.copy(transform) for transform in load]
+    for transform in load_stored:
+        transform.reduce_zero_label = False
+    classes, reduced = dataset.metainfo.get('classes') or (), dataset.reduce_zero_label
+    n, ignored = len(classes), {dataset.ignore_index, 255}
+    pixels, stored = np.zeros(256, np.int64), np.zeros(256, np.int64)  # by value; stored: before reduce_zero_label
+    unreadable, sizes, colored, blank, outside, files = [], [], [], [], {}, 0
+    for index in indices:
+        files += 1
+        info = dataset.get_data_info(index)
+        image, path = info['img_path'], info.get('seg_map_path')
+        reason = None if dataset.backend_args else why_unreadable(image)
+        try:
+            loaded = Compose(load)(info)
+        except Exception as error:
+            reason = reason or describe(error)
+        if reason:
+            unreadable.append(reason if image in reason else f'{image} or its label ({reason})')
+            continue
+        if 'gt_seg_map' not in loaded:
+            raise Problem('The pipeline does not load labels.',
+                          "Put dict(type='LoadAnnotations') after LoadImageFromFile.")
+        label = loaded['gt_seg_map']
+        if label.ndim != 2:
+            colored.append(path)
+            continue
+        (h, w), (label_h, label_w) = loaded['img'].shape[:2], label.shape
+        if (h, w) != (label_h, label_w):
+            sizes.append(f'{image} {w}x{h}, label {label_w}x{label_h}')
+        counts = np.bincount(label.ravel(), minlength=256)
+        pixels += counts[:256]  # labels of 16 bits may hold more
+        present = set(np.flatnonzero(counts).tolist()) - ignored
+        if strange := sorted(present.difference(range(n))):
+            outside[path] = strange
+        if not present:
+            blank.append(path)
+        if reduced:
+            unmapped = dict(dataset.get_data_info(index), reduce_zero_label=False, label_map=None)
+            stored += np.bincount(Compose(load_stored)(unmapped)['gt_seg_map'].ravel(), minlength=256)[:256]
+
+    of = f'of {files} read'
+    if unreadable:
+        yield fail(f'{len(unreadable)} {of} cannot be read: {some(unreadable)}.', RESTORE)
+    if sizes:
+        yield fail(f'{len(sizes)} {of} have a label of another size: {some(sizes)}.',
+                   "Restore the pairs: a label has its image's size.")
+    if colored:
+        yield fail(f'{len(colored)} labels {of} are colors, not class numbers: {some(colored)}.',
+                   "Convert them to one channel of class numbers; palette PNGs need imdecode_backend='pillow' instead.")
+    if outside:
+        named = [f'{path} ({ranges(values)})' for path, values in outside.items()]
+        yield fail(f'{len(outside)} labels {of} hold values outside the {n} classes 0-{n - 1} and '
+                   f'{dataset.ignore_index}: {some(named)}.', _outside_fix(outside, n, dataset))
+    if blank:
+        yield Finding(Verdict.FAIL if len(blank) == files - len(unreadable) else Verdict.WARN,
+                      f'{len(blank)} labels {of} ignore every pixel: {some(blank)}.',
+                      'Nothing is learned from them: check the labels, reduce_zero_label and the classes.')
+    elif n == 2 and not pixels[1] and pixels[255]:
+        yield fail('The labels hold only 0 and 255, and 255 is ignored: class 1 never occurs.',
+                   'Write masks of 0 and 255 as 0 and 1.')
+    elif stored[0] and not stored[n]:  # they were 0 to n-1 already
+        seen = int((stored[1:n] > 0).sum())
+        yield Finding(Verdict.FAIL if files == usable or seen == n - 1 else Verdict.WARN,
+                      'reduce_zero_label=True ignores label 0, which occurs, and shifts the others down; but no label '
+                      f'is {n}, so class {n - 1} would stay empty ({seen} of the labels 1-{n - 1} were seen).',
+                      f'Set reduce_zero_label=False, unless 0 means unlabeled and classes are numbered 1-{n}.')
+    unseen = [name for i, name in enumerate(classes) if not pixels[i]]
+    if full and unseen and files > len(unreadable):
+        yield warn(f'{len(unseen)} classes never occur: {some(unseen, 8)}.',
+                   'Their IoU will be NaN or 0: check the labels and the classes.')
+    known = ', all of them' if known_count(dataset) == len(dataset) else ''
+    yield ok(f'{len(dataset)} images{known}; {files} read, labels {ranges(np.flatnonzero(pixels).tolist())}, '
+             f'reduce_zero_label={reduced}')
+
+
+def _outside_fix(outside: dict[str, list[int]], n: int, dataset: Any) -> str:
+    if all(values == [n] for values in outside.values()) and not dataset.reduce_zero_label:
+        return (f'If 0 means unlabeled and classes are numbered 1-{n}, set reduce_zero_label=True in the data set; '
+                f'if {n} means unlabeled, rewrite it as 255.')
+    if type(dataset).__name__ == 'CityscapesDataset':
+        return "These look like label ids: make train ids with mmseg's tools/dataset_converters/cityscapes.py."
+    return 'Rewrite them as class numbers, and what is to be ignored as 255; or correct the classes of the data set.'

@@ -1,14 +1,4 @@
-"""Read a checkpoint, or say in a sentence that a file is none.
-
-Checkpoints that are there as a whole or not at all, and a note of the last one that can be trusted.
-
-MMEngine writes a checkpoint in place (also again, after a validation that was the best so far) and then notes its name
-in ``last_checkpoint``, in place as well. A process that is killed meanwhile leaves files that cannot be resumed from.
-
-Tell a run's own checkpoint from its start where a config has ``load_from`` and the command ``--resume``.
-
-The model that a run began with, built again from its config: a resumed run no longer has it.
-"""
+"""MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
 from __future__ import annotations
 
@@ -121,7 +111,7 @@ def _without_time(experiment: str) -> str:
 
 
 def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:
-    """Build a config's model, on the CPU, with the weights that training begins with.
+    """Build a config's model, on the CPU, with the weights that training begins with: a resumed run lost them.
 
     It draws random numbers, for the layers that no file fills: call it where they are preserved.
 

@@ -62,20 +62,3 @@ def types_in(cfg: Any) -> Iterator[str]:
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
             yield from types_in(value)
-
-
-def inner_datasets(dataset: Any) -> list[Any]:
-    """Return the data sets inside ConcatDataset, RepeatDataset and the like, of one's own kind; none of a plain one.
-
-    Args:
-        dataset: A data set, or the config of one.
-    """
-    def part(name: str) -> Any:
-        return dataset.get(name) if isinstance(dataset, dict) else getattr(dataset, name, None)
-
-    return list(part('datasets') or filter(None, [part('dataset')]))
-
-
-def leaf_datasets(dataset: Any) -> list[Any]:
-    """Return the plain data sets inside nested wrappers, or the configs of them; a plain one itself."""
-    return [leaf for part in inner_datasets(dataset) for leaf in leaf_datasets(part)] or [dataset]

@@ -25,16 +25,13 @@ from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.shift import AverageShift, statistics_shift
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import ConversionVariant
-from mmseg_daft.engine.configs import inner_datasets
 from mmseg_daft.engine.statistics_file import StatisticsFile, pass_identity
-from mmseg_daft.engine.training_data import ModelForward, target_loader
+from mmseg_daft.engine.training_data import ModelForward, describe_dataset, target_loader
 
 RECORD = 'bn_conversion'
 """Where a checkpoint keeps the conversion's record: ``checkpoint['message_hub']['runtime_info'][RECORD]``."""
-
 CONVERTED = 'bn_conversion_tensors'
-"""Beside it, by their names in the state dict: the converted layers' tensors as training began with them, which its
-changes are measured from (Eq. 6)."""
+"""Beside it, the converted tensors as training began with them: its changes are measured from there (Eq. 6)."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +52,16 @@ class ConversionRecord:
     """The facts of one conversion, for the log and the checkpoint.
 
     Attributes:
-        modules: Where layers were looked for.
-        variant: What was replaced in a layer.
+        modules, variant, tolerance: Of the settings.
         dataset: The training data: class, length and place.
-        num_batches: Mini-batches that the statistics are means of, all ranks together.
-        all_batches: Mini-batches of the whole pass, of which an early stop takes some.
+        num_batches, all_batches: Mini-batches taken, all ranks together, and those of the whole pass.
         num_images: Images in those taken.
         seed: Of the pass's shuffling and augmentation.
-        seconds: Wall time of the pass and the conversion.
-        pass_seconds: Wall time of the pass; ``None`` where its statistics were in a file.
-        waited: Seconds of it in which this process had nothing to do until the next mini-batch was loaded.
+        seconds, pass_seconds: Wall time of all, and of the pass; ``None`` where its statistics were in a file.
+        waited: Seconds of the pass in which this process waited for the next mini-batch to be loaded.
         output_change: The largest change of the eval-mode output on a real mini-batch, relative to the largest output.
         shifts: How far the domain moved each converted layer, by name.
         left: Layers that cannot be converted, with the reason.
-        tolerance: The largest ``output_change`` that passes, if the output was not meant to change.
         report: The tensors before and the statistics, by layer; not kept in the checkpoint.
     """
 
@@ -142,8 +135,7 @@ def convert_model(
         precision: Makes the autocast context of the training: batch norm should see what it will see there.
 
     Raises:
-        ValueError, RuntimeError: As ``convert_batch_norm``, with the model as it was; or the file of statistics belongs
-            to another pass.
+        ValueError, RuntimeError: As ``convert_batch_norm``, or the file of statistics belongs to another pass.
     """
     start = time.perf_counter()
     layers = find_batch_norms(model, settings.modules)
@@ -158,20 +150,17 @@ def convert_model(
         loader = target_loader(dataloader, seed, settings.num_batches, ranks)
         joint = ranks is not None and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())
         if joint and not settings.variant.compensate and loader.num_batches % ranks.number:
-            raise ValueError(
-                f'{loader.num_batches} mini-batches cannot be shared evenly by {ranks.number} ranks, as SyncBatchNorm '
-                'that normalizes by mini-batch (compensate=False) needs it. Set num_batches to a multiple of '
-                f'{ranks.number}.')
+            raise ValueError(f'{loader.num_batches} mini-batches cannot be shared evenly by {ranks.number} ranks, as '
+                             'compensate=False with SyncBatchNorm needs. Set num_batches to a multiple of the ranks.')
         file, stored, batches = None, None, loader
         if settings.statistics:
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
                            by_batch=not settings.variant.compensate)
-            file = StatisticsFile(settings.statistics, pass_identity(
+            file = StatisticsFile(settings.statistics.replace('{seed}', str(seed)), pass_identity(
                 forward, layers, decided, cfg, len(dataloader.dataset), precision))
             stored = file.read(ranks, next(model.parameters()).device)
         if stored:
-            one_each = min(loader.num_batches, ranks.number if ranks else 1)
-            batches = target_loader(dataloader, seed, one_each, ranks)
+            batches = target_loader(dataloader, seed, min(loader.num_batches, ranks.number if ranks else 1), ranks)
         bar = track(batches, 'BN conversion', total=len(batches), transient=True, disable=not is_main_process())
         with closing(bar) as progress:
             report = convert_batch_norm(
@@ -187,29 +176,13 @@ def convert_model(
     return ConversionRecord(
         modules=settings.modules, variant=settings.variant, dataset=describe_dataset(dataloader.dataset), **facts,
         seed=seed, seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds,
-        waited=loader.waited, output_change=report.output_change, shifts=average_shifts(layers, report),
-        left=report.left, tolerance=settings.tolerance, report=report)
-
-
-def average_shifts(layers: Mapping[str, nn.Module], report: ConversionReport) -> dict[str, AverageShift]:
-    """Return how far the target lies from the source at each converted layer."""
-    return {name: statistics_shift(
-        source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
-        layers[name].eps).average for name, source in report.source.items()}
+        waited=loader.waited, output_change=report.output_change, left=report.left, tolerance=settings.tolerance,
+        report=report, shifts={name: statistics_shift(
+            source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
+            layers[name].eps).average for name, source in report.source.items()})
 
 
 def state_of(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return copies of the four tensors of each layer, on the CPU, by their names in the state dict."""
     return {f'{name}.{tensor}': value.detach().cpu().clone() for name in layers
             for tensor, value in zip(LayerTensors._fields, tensors_of(model.get_submodule(name)), strict=True)}
-
-
-def describe_dataset(dataset: Any) -> str:
-    """Return the data set's class, length and place in a few words."""
-    parts = inner_datasets(dataset)
-    if parts:
-        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
-    prefix = getattr(dataset, 'data_prefix', None)
-    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
-              getattr(dataset, 'data_root', None))
-    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'

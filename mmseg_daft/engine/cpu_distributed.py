@@ -13,7 +13,7 @@ from torch import nn
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """``MMDistributedDataParallel`` for models on the CPU.
 
-    SyncBatchNorm trains on GPUs alone, so it becomes plain batch norm: each process normalises with its
+    SyncBatchNorm trains on GPUs alone, so it becomes plain batch norm: each process normalizes with its
     own share of the batch.
 
     Args:

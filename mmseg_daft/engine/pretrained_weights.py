@@ -1,7 +1,4 @@
-"""How much of a model a file of pre-trained weights fills.
-
-Which files a model starts from by ``init_cfg``, and how well each of them matches.
-"""
+"""Which files a model starts from by ``init_cfg``, and how much of the model each of them fills."""
 
 from __future__ import annotations
 

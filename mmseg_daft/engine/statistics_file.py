@@ -62,9 +62,13 @@ class StatisticsFile:
 
         Raises:
             ValueError: The file is damaged, or belongs to another pass; the message names what differs.
+            OSError: It cannot be read, or there can be no folder for it.
         """
         def read() -> StoredPass | None:
-            return self._read() if is_main_process() and self.path.is_file() else None
+            if not is_main_process():
+                return None
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # before the pass, if that is impossible
+            return self._read() if self.path.is_file() else None
 
         stored = [ranks.together(read) if ranks else read()]
         broadcast_object_list(stored)

@@ -1,4 +1,4 @@
-"""The training data in one finite pass, and as much of an MMEngine model as has to run on them."""
+"""The training data: in one finite pass, through as much of the model as has to run, and what they are called."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class TargetLoader:
         loader: The training loader, read for its data set, batch size, workers and collation.
         seed: Of shuffling and augmentation.
         num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one possibly short.
-        rank: This process, of ``world_size``.
-        world_size: The number of processes that share the pass.
+        rank, world_size: This process, and how many share the pass.
 
     Attributes:
         num_batches: Mini-batches over all ranks.
@@ -78,7 +77,6 @@ class TargetLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield this rank's mini-batches, and count the time."""
-        self.waited, self.rounds = 0.0, 0
         begin = start = time.perf_counter()
         try:
             for batch in self._loader:
@@ -97,11 +95,10 @@ class TargetLoader:
 
 
 def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks: Ranks | None) -> TargetLoader:
-    """Return this rank's ``TargetLoader``, made on all ranks or on none.
+    """Return this rank's ``TargetLoader``, made on all ranks or on none, which also found the same data.
 
     Raises:
-        ValueError: As ``TargetLoader``, or the ranks found different data.
-        RuntimeError: Another rank failed.
+        ValueError, RuntimeError: As ``TargetLoader``, the ranks found different data, or another rank failed.
     """
     if ranks is None:
         return TargetLoader(loader, seed, num_batches)
@@ -177,3 +174,27 @@ def _parts(data: Any) -> tuple[Tensor, Any]:
     if isinstance(data, dict):
         return data['inputs'], data.get('data_samples')
     return data[0], data[1] if len(data) > 1 else None
+
+
+def inner_datasets(dataset: Any) -> list[Any]:
+    """Return the data sets inside ConcatDataset, RepeatDataset and the like, or their configs; a plain one has none."""
+    def part(name: str) -> Any:
+        return dataset.get(name) if isinstance(dataset, dict) else getattr(dataset, name, None)
+
+    return list(part('datasets') or filter(None, [part('dataset')]))
+
+
+def leaf_datasets(dataset: Any) -> list[Any]:
+    """Return the plain data sets inside nested wrappers, or the configs of them; a plain one itself."""
+    return [leaf for part in inner_datasets(dataset) for leaf in leaf_datasets(part)] or [dataset]
+
+
+def describe_dataset(dataset: Any) -> str:
+    """Return the data set's class, length and place in a few words."""
+    parts = inner_datasets(dataset)
+    if parts:
+        return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
+    prefix = getattr(dataset, 'data_prefix', None)
+    places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,
+              getattr(dataset, 'data_root', None))
+    return f'{type(dataset).__name__}({len(dataset)} images, {next(filter(None, places), "place unknown")})'

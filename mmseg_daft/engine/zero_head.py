@@ -1,7 +1,4 @@
-"""Zeros for a head that is one linear layer, so that the backbone waits until the head has begun to form.
-
-``init_cfg=dict(type='ZeroHead')``: zero initialisation of a linear head, as DAFT has it.
-"""
+"""``init_cfg=dict(type='ZeroHead')``: zeros for a linear head; the backbone waits until the head has begun to form."""
 
 from __future__ import annotations
 
@@ -34,11 +31,11 @@ def zero_head(head: nn.Module) -> nn.Module:
         raise ValueError(
             f'Zeros are for a head that is one linear layer; {type(head).__name__} has {len(layers)} layers with '
             f'parameters: {kinds}{", …" if len(layers) > 4 else ""}. Zeros in several layers stop the gradient '
-            'between them, so that they never learn. Leave a decoder its random initialisation.')
+            'between them, so that they never learn. Leave a decoder its random initialization.')
     layer = next(iter(layers.values()))
     if not isinstance(layer, _LINEAR):
         raise ValueError(f'Zeros are for a head that is one linear layer; the only one of {type(head).__name__} is '
-                         f'{kinds}. Leave it its own initialisation.')
+                         f'{kinds}. Leave it its own initialization.')
     for parameter in layer.parameters():
         parameter.zero_()
     return layer
@@ -46,7 +43,7 @@ def zero_head(head: nn.Module) -> nn.Module:
 
 @WEIGHT_INITIALIZERS.register_module()
 class ZeroHead:
-    """Initialise a head that is one linear layer with zeros; refuse any other.
+    """Initialize a head that is one linear layer with zeros; refuse any other.
 
     In a config, for instance with ``FCNHead(num_convs=0)``::
 
@@ -57,7 +54,7 @@ class ZeroHead:
     """
 
     def __call__(self, module: nn.Module) -> None:
-        """Initialise a head."""
+        """Initialize a head."""
         zero_head(module)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info='ZeroHead: zeros')

@@ -18,7 +18,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseg_daft.engine.configs import merge_options
-from mmseg_daft.sweep.training_output import final_checkpoint, final_metrics
+from mmseg_daft.run_output import final_checkpoint, final_metrics
 
 ROOT = Path(__file__).resolve().parent
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment

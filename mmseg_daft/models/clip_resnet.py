@@ -20,25 +20,25 @@ _EXPANSION = 4
 class CLIPResNet(BaseModule):
     """ResNet as CLIP trained it (Radford et al., ICML 2021; github.com/openai/CLIP, ``ModifiedResNet``).
 
-    It differs from mmseg's ``ResNetV1d`` in that the stem ends in an average pool, and that every stride is
-    one too, after the 3x3 convolution. CLIP's attention pooling is left out: it makes one vector of an image.
-    Names are those under ``visual.`` in CLIP's files; with stages of stride 1 nothing is pooled there.
+    Unlike mmseg's ``ResNetV1d``, its stem ends in an average pool, and a stride is an average pool after the 3x3
+    convolution. CLIP's attention pooling, which turns an image into one vector, is left out. Parameters have the names
+    that they have under ``visual.`` in CLIP's files, at any strides.
 
     Args:
         depth: 50 or 101.
         base_channels: Channels of the first stage's inner convolutions; CLIP has 64.
-        out_indices: The stages whose maps are returned, from 0.
-        strides: Of the stages, 1 or 2. With (1, 2, 2, 1) the output stride is 16, with (1, 2, 1, 1) 8.
-        dilations: Of the stages' 3x3 convolutions; a stage's first block has half of it, as it still looks
-            at the map before the stride that the dilation stands for.
-        conv_cfg: As in mmseg.
-        norm_cfg: As in mmseg.
-        frozen_stages: Stages that are not trained and stay in test mode: 0 is the stem, 4 all; -1 none.
-        norm_eval: Keep all batch norm in test mode.
-        init_cfg: As in MMEngine; by default Kaiming's random weights.
+        out_indices: The stages to return maps of, from 0.
+        strides: Strides of the stages, 1 or 2. With (1, 2, 2, 1) the output stride is 16, with (1, 2, 1, 1) 8.
+        dilations: Dilations of the stages' 3x3 convolutions; a stage's first block has half of it, as it still sees the
+            map before the stride that the dilation replaces.
+        conv_cfg: The convolution layers, as in mmseg.
+        norm_cfg: The normalization layers, as in mmseg.
+        frozen_stages: Stages that are not trained and stay in eval mode: -1 is none, 0 the stem, 4 all.
+        norm_eval: Keep all batch norm in eval mode.
+        init_cfg: The initialization, as in MMEngine; by default Kaiming's random weights.
 
     Raises:
-        ValueError: Another depth, or strides, dilations or ``out_indices`` that are not for four stages.
+        ValueError: The depth is another, or strides, dilations or ``out_indices`` do not fit four stages.
     """
 
     def __init__(
@@ -90,11 +90,7 @@ class CLIPResNet(BaseModule):
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of ``out_indices``.
-
-        Args:
-            x: Images of shape (N, 3, H, W), by CLIP's own mean and deviation.
-        """
+        """Return the maps of ``out_indices`` for images (N, 3, H, W), normalized with CLIP's mean and deviation."""
         for number in (1, 2, 3):
             x = self.relu(getattr(self, f'bn{number}')(getattr(self, f'conv{number}')(x)))
         x = self.avgpool(x)
@@ -106,7 +102,7 @@ class CLIPResNet(BaseModule):
         return tuple(maps)
 
     def train(self, mode: bool = True) -> CLIPResNet:
-        """Switch the mode; what is frozen stays in test mode."""
+        """Switch between train and eval mode; what is frozen stays in eval mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 class DeepLabV3PlusHead(BaseDecodeHead):
     """DeepLabv3+ with plain 3x3 convolutions (Chen et al., ECCV 2018; github.com/VainF/DeepLabV3Plus-Pytorch).
 
-    mmseg's ``DepthwiseSeparableASPPHead`` differs in five places: its dilated branches and its two decoder
-    convolutions are depthwise separable, it projects the branches by a 3x3 convolution, decodes by two
-    convolutions, and drops whole channels just before the classifier. Here the branches are plain, the
-    projection is 1x1, one convolution decodes, and single elements are dropped right after the projection.
+    mmseg's ``DepthwiseSeparableASPPHead`` differs in five places: its dilated branches and its two decoder convolutions
+    are depthwise separable, it projects the branches with a 3x3 convolution, decodes with two convolutions, and drops
+    whole channels just before the classifier. Here the branches are plain, the projection is 1x1, one convolution
+    decodes, and single elements are dropped right after the projection.
 
     Args:
         c1_in_channels: Channels of the low-level features, the first of the inputs.
         c1_channels: Channels that they are projected to.
-        dilations: Of the branches; 1 is a 1x1 convolution. 6, 12, 18 go with output stride 16, twice
-            as much with 8.
-        dropout_ratio: Of the dropout after the projection.
-        **kwargs: As of mmseg's ``BaseDecodeHead``: ``in_channels``, ``channels``, ``num_classes``, …
+        dilations: Dilations of the branches; 1 is a 1x1 convolution. 6, 12, 18 go with output stride 16, twice as much
+            with 8.
+        dropout_ratio: The probability of dropout after the projection.
+        **kwargs: Passed to mmseg's ``BaseDecodeHead``: ``in_channels``, ``channels``, ``num_classes``, …
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         self.decode = ConvModule(self.channels + c1_channels, self.channels, 3, padding=1, **layers)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return logits of the low-level features' size.
+        """Return the logits, (N, num_classes, H, W) in the size of the low-level features.
 
         Args:
             inputs: The backbone's maps: the first is the low-level one, ``in_index`` picks the other.

@@ -1,11 +1,10 @@
-"""Read the tensors of a TorchScript archive without running anything that is in it.
+"""Read the tensors of a TorchScript archive, such as CLIP's, without running anything that is in it.
 
-CLIP released its networks as TorchScript archives. ``torch.jit.load`` compiles the program inside one and runs
-parts of it, and ``torch.load`` refuses them or, with ``weights_only=False``, unpickles whatever they name. Here
-only the list of attributes is read, by an unpickler that knows tensors and containers and nothing else, and that
-takes no more memory than a few times the file's size.
+``torch.jit.load`` compiles the program in an archive and runs parts of it; ``torch.load`` refuses archives or, with
+``weights_only=False``, unpickles whatever they name. Here only the list of attributes is read, by an unpickler that
+knows nothing but tensors and containers and takes no more memory than a few times the file's size.
 
-``torchscript://`` in ``init_cfg``: start from a TorchScript archive, such as those of CLIP.
+``init_cfg`` names an archive as ``torchscript://`` and a path or an address.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-MOST_PARTS, DEEPEST = 100_000, 100  # attributes and levels; past them an archive is no network's
+MOST_PARTS, DEEPEST = 100_000, 100  # attributes and levels; no network has more
 
 _DTYPES = {
     'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
@@ -38,16 +37,14 @@ _DTYPES = {
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return parameters, buffers and other tensor attributes of the network in an archive, by dotted name.
 
-    Tensors are on the CPU, in the type that the archive has (CLIP's are float16), whatever device they were
-    saved from.
+    Tensors are on the CPU, whatever device they were saved from, in the archive's type (CLIP's are float16).
 
     Args:
         path: The archive, as ``torch.jit.save`` writes it.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no TorchScript archive, it is damaged, or it asks for anything but tensors and
-            plain data.
+        ValueError: It is no TorchScript archive, it is damaged, or it asks for more than tensors and plain data.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'There is no TorchScript archive at {path}.')
@@ -72,7 +69,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 class _ScriptObject:
-    """Stands for an object of a class that the archive's program defines: its attributes alone."""
+    """The attributes of an object of a class that the archive's program defines."""
 
     attributes: dict[str, Any]
 
@@ -83,7 +80,7 @@ class _ScriptObject:
 class _Reader(pickle._Unpickler):
     """Unpickles script objects, tensors and plain containers; refuses every other name.
 
-    The one in Python: the one in C makes room for as many objects as a file says that it has.
+    It extends the unpickler in Python: the one in C allocates room for as many objects as a file claims to have.
     """
 
     def __init__(self, content: Any, archive: zipfile.ZipFile, folder: str) -> None:
@@ -114,9 +111,9 @@ class _Reader(pickle._Unpickler):
 
 
 def _record(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Read a record, which is as large as it is in the file."""
-    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # of an archive, only the program is compressed
-        raise ValueError(f'record {name} is compressed, as torch.jit.save never does it')
+    """Read a record that is not compressed, and so no larger than the file."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:  # in an archive, only the program is compressed
+        raise ValueError(f'record {name} is compressed, which torch.jit.save never does')
     return archive.read(name)
 
 
@@ -139,7 +136,7 @@ _KNOWN = {
 
 
 def _named_tensors(network: Any) -> dict[str, Tensor]:
-    """Walk the attributes of a network, each name once; an object under two names has two.
+    """Walk the attributes of a network; an object under two names is visited under both.
 
     Raises:
         ValueError: There are more parts than any network has: objects contain one another.
@@ -164,33 +161,32 @@ SCHEME = 'torchscript://'
 
 
 def local_archive(place: str) -> tuple[Path, str | None]:
-    """Return where an archive is on this machine, or will be once downloaded, and its SHA-256 where its address has it.
+    """Return an archive's path on this machine, once it is downloaded, and its SHA-256 if its address holds that.
 
     Args:
-        place: A path, or an ``http(s)`` address; CLIP's hold the file's SHA-256 as a folder.
+        place: A path, or an ``http(s)`` address; in CLIP's, a folder is named after the file's SHA-256.
     """
     if not is_address(place):
         return Path(place), None
-    path = urlparse(place).path
-    digest = re.search(r'(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])', path)
-    file = Path(path)
+    file = Path(urlparse(place).path)
+    digest = re.search(r'(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])', str(file))
     name = f'{file.stem}-{digest.group()[:8]}{file.suffix}' if digest else file.name
     return Path(torch.hub.get_dir()) / 'checkpoints' / name, digest.group() if digest else None
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_torchscript(filename: str, map_location: str | None = None) -> dict[str, Tensor]:
-    """Load the tensors of a TorchScript archive; the program inside it is not run.
+    """Load the tensors of a TorchScript archive without running the program in it.
 
-    An address is downloaded once, to where PyTorch keeps downloads (``$TORCH_HOME``), by the first process.
+    The first process downloads an address, once, to the folder in which PyTorch keeps downloads (``$TORCH_HOME``).
 
     Args:
         filename: ``torchscript://`` and a path or an address.
-        map_location: As of ``torch.load``, but a device alone.
+        map_location: The device to load to.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no TorchScript archive, or is not the one whose SHA-256 the address has.
+        ValueError: The file is no TorchScript archive, or has another SHA-256 than its address.
     """
     place = filename.removeprefix(SCHEME)
     path, digest = local_archive(place)
@@ -199,11 +195,11 @@ def load_from_torchscript(filename: str, map_location: str | None = None) -> dic
             if is_main_process():
                 _download(place, path, digest)
         finally:
-            barrier()  # on every process, whatever it found: one that is late may find the file there
-        _download(place, path, digest)  # on another machine
-    if digest is not None and _sha256(path) != digest:
-        raise ValueError(f'{path} is not the file that {place} stands for: its SHA-256 is another. Delete it, and it '
-                         'will be downloaded again.')
+            barrier()  # also after an error, and where the file is already there
+        _download(place, path, digest)  # where this machine is not the first process's
+    if digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ValueError(f'{path} is not the file that {place} stands for: its SHA-256 differs. Delete it, and it will '
+                         'be downloaded again.')
     return {name: tensor.to(map_location) for name, tensor in read_tensors(path).items()}
 
 
@@ -217,11 +213,3 @@ def _download(address: str, path: Path, digest: str | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.hub.download_url_to_file(address, str(path), hash_prefix=digest)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,151 +1,148 @@
-"""The paper's search for learning rates, from the plan to the table, on a Slurm cluster or on this machine.
+"""The paper's search for learning rates, from the plan to the table, on a Slurm
+cluster or on this machine.
 
-    python tools/sweep.py plan    DIR --method lp=CONFIG --method ft=CONFIG --method lpft=CONFIG --method daft=CONFIG
-    python tools/sweep.py run     DIR [--executor slurm --slurm partition=NAME …]
-    python tools/sweep.py collect DIR
+  mmseg-daft sweep plan    DIR --method ft=CONFIG --method daft=CONFIG
+  mmseg-daft sweep run     DIR [--executor slurm --slurm partition=NAME …]
+  mmseg-daft sweep status  DIR [--watch]
+  mmseg-daft sweep collect DIR
 
-and meanwhile `python tools/sweep.py status DIR [--watch]`. Interrupted anywhere, `run` goes on where it was.
+Interrupted anywhere, `run` goes on where it was.
 
-DAFT has two steps: ten values of backbone_lr with head_lr at 1.0, then four more of head_lr with the backbone_lr that
-won; FT, LP and LP-FT have one. The paper does not say on which images its segmentation rates were selected, and VOC and
-Cityscapes have but one public labelled split beside train. Here no reported image selects: the runs of the steps
-train without a held-out tenth of the training images, and the mIoU on that tenth selects; then the rates that won
-train on all training images, once per --report-seeds, and those runs alone are evaluated on the config's test set.
-Always by the final model, as the paper does.
+DAFT has two steps: ten values of backbone_lr with head_lr at 1.0, then four more
+of head_lr with the backbone_lr that won; FT, LP and LP-FT have one. The paper
+does not say on which images its segmentation rates were selected, and VOC and
+Cityscapes have only one public labeled split beside train. Here no reported
+image selects: the runs of the steps train without a held-out tenth of the
+training images, and the mIoU on that tenth selects. Then the rates that won train
+on all training images, once per --report-seeds, and those runs alone are
+evaluated on the config's test set. Always by the final model, as in the paper.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
+import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
+from mmseg_daft.sweep.executor import Executor, run_sweep, slurm_queue
+from mmseg_daft.sweep.folder import CODE, SweepFolder
+from mmseg_daft.sweep.job import revision
+from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, protocols
 
-from mmseg_daft.sweep.decision import decide
-from mmseg_daft.sweep.held_out import BY
-from mmseg_daft.sweep.plan import by_method, read_sweep
-from mmseg_daft.sweep.protocol import LPFT_GRIDS, protocols
-from mmseg_daft.sweep.revision import revision
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mmseg_daft.sweep.decision import Decision
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest='command', required=True)
-    here = {name: commands.add_parser(name, help=text) for name, text in dict(
-        plan='fix what is swept, and show it', run='train what is due, until all is', status='where it stands',
-        collect='write table, curves and commands').items()}
-    for command in here.values():
-        command.add_argument('folder', metavar='DIR', type=Path, help='the sweep: all its files are in here')
-    plan = here['plan']
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands and their arguments."""
+    commands = parser.add_subparsers(dest='subcommand', metavar='plan|run|status|collect', required=True)
+    here = {}
+    for name, text in dict(plan='fix what is swept, and show it', run='train what is due, until all is done',
+                           status='show how far it is', collect='write table, curves and commands').items():
+        here[name] = commands.add_parser(name, help=text, description=text.capitalize() + '.')
+        here[name].add_argument('folder', metavar='DIR', type=Path, help='the sweep: all its files are in here')
+    plan, run = here['plan'], here['run']
     plan.add_argument('--method', action='append', required=True, metavar='NAME=CONFIG', dest='methods',
                       help=f'one of {", ".join(protocols())}; repeat for several')
     plan.add_argument('--start', choices=LPFT_GRIDS, default='moco', help="whose grid LP-FT has (default: moco's)")
     plan.add_argument('--grid', action='append', default=[], metavar='NAME.STEP=RATE,…',
                       help="another grid than the paper's, for instance daft.2=1,0.3")
-    plan.add_argument('--fixed-head-lr', type=float, default=1.0, help='head_lr in step 1 of two (default: 1.0)')
-    plan.add_argument('--held-out', type=float, default=0.1, help='part of train that selects (default: 0.1)')
-    plan.add_argument('--held-out-by', choices=BY, default='', help='what of it stays together (default: cities of '
-                      'Cityscapes, a stretch of a CamVid recording, else single images)')
-    plan.add_argument('--held-out-seed', type=int, default=0)
-    plan.add_argument('--select-seeds', type=int, nargs='+', default=[0], help='a rate counts by its mean over these')
-    plan.add_argument('--report-seeds', type=int, nargs='+', default=[0, 1, 2])
-    plan.add_argument('--gpus-per-run', type=int, default=1, help='of one machine; they share the batch. 0: the CPU')
+    plan.add_argument('--fixed-head-lr', type=float, default=DAFT_FIXED_HEAD, metavar='RATE',
+                      help='head_lr in step 1 of two (default: 1.0)')
+    plan.add_argument('--held-out', type=float, default=0.1, metavar='PART',
+                      help='part of train that selects (default: 0.1)')
+    plan.add_argument('--held-out-by', choices=('image', 'folder', 'block'), default='',
+                      help='what of it stays together (default: cities of Cityscapes, a stretch of a CamVid '
+                      'recording, else single images)')
+    plan.add_argument('--held-out-seed', type=int, default=0, metavar='N', help='selects the part (default: 0)')
+    plan.add_argument('--select-seeds', type=int, nargs='+', default=[0], metavar='N',
+                      help='a rate counts by its mean over these (default: 0)')
+    plan.add_argument('--report-seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+                      help='of the reported runs (default: 0 1 2)')
+    plan.add_argument('--gpus-per-run', type=int, default=1, metavar='N',
+                      help='of one machine; they share the batch. 0: the CPU (default: 1)')
     plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
     plan.add_argument('--probe', type=int, default=0, metavar='N', help='time N iterations of each method; GPU hours')
-    for command in (plan, here['run']):
+    for command in (plan, run):
         command.add_argument('--executor', choices=('slurm', 'local', 'debug'), default='local',
                              help='Slurm arrays, processes here (default), or this process')
-        command.add_argument('--parallel', type=int, default=None, help='runs at a time (default: 1; on Slurm 16)')
-        command.add_argument('--hours', type=float, default=24, help='Slurm: limit of a job; longer runs are requeued')
+        command.add_argument('--parallel', type=int, metavar='N', help='runs at a time (default: 1; on Slurm 16)')
+        command.add_argument('--hours', type=float, default=24,
+                             help='Slurm: limit of a job; longer runs are requeued (default: 24)')
         command.add_argument('--slurm', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                              help="submitit's parameters: partition=…, cpus_per_task=…, account=…, setup=…")
-    run = here['run']
-    run.add_argument('--max-failures', type=int, default=2, help='a run that failed more often stays so (default: 2)')
+    run.add_argument('--max-failures', type=int, default=2, metavar='N',
+                     help='a run that failed more often is given up (default: 2)')
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
-    run.add_argument('--interval', type=float, default=None, help='seconds between two looks (default: 2; on Slurm 15)')
+    run.add_argument('--interval', type=float, metavar='SECONDS',
+                     help='between two looks at the folder (default: 2; on Slurm 15)')
     here['status'].add_argument('--watch', action='store_true', help='again and again')
-    return parser.parse_args()
 
 
-def plan(args: argparse.Namespace, console: Console) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Do what the subcommand says; return 1 where something is missing."""
+    return {'plan': plan, 'run': train, 'status': status, 'collect': collect}[args.subcommand](args)
+
+
+def plan(args: argparse.Namespace) -> int:
     """Fix what is swept, and show it."""
-    configs = by_method(args.methods)
     read_sweep(args, 0)  # what is misspelt is said at once
-    from mmseg_daft.sweep.configs import freeze, iterations_of, read  # mmseg is slow to import
-    from mmseg_daft.sweep.probe import plan_table, probe
-    from mmseg_daft.sweep.setup import TOOLS, Setup
+    executor = executor_of(args, args.gpus_per_run) if args.probe else None
+    import mmseg_daft
 
-    first = next(iter(configs.values()))
-    iterations = iterations_of(read(first, args.cfg_options), first)
-    setup = Setup(read_sweep(args, iterations), configs, args.held_out, args.held_out_by, args.held_out_seed,
-                  args.cfg_options, args.gpus_per_run, revision(TOOLS), str(Path.cwd()))
+    mmseg_daft.register()
+    from rich.progress import Progress
+
+    from mmseg_daft.console import make_console
+    from mmseg_daft.sweep.plan import freeze, probe, read
+    from mmseg_daft.sweep.screen import plan_table
+
+    configs, console = dict(word.split('=', 1) for word in args.methods), make_console()
+    iterations = read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters
+    folder = SweepFolder(args.folder, read_sweep(args, iterations), configs, args.held_out, args.held_out_by,
+                         args.held_out_seed, args.cfg_options, args.gpus_per_run, revision(CODE), str(Path.cwd()))
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
         for part in ('configs', 'split'):
             shutil.rmtree(args.folder / part, ignore_errors=True)
-        setup.check_folder(args.folder)
-        freeze(setup, args.folder)
-    setup.save(args.folder)
-    decision = decide(setup.sweep, {})
-    if args.probe:
-        runs = {method: next((run for run in decision.runs if run.method == method), None) or first_run(setup, method)
-                for method in setup.sweep.order()}
-        with console.status(f'Training each method for {args.probe} iterations'):
-            probe(setup, args.folder, executor_of(args, setup), runs, args.probe)
-    table, line = plan_table(setup, args.folder, decision)
+        freeze(folder)
+    folder.save()
+    if executor:
+        with Progress(console=console) as progress:
+            bars = {method: progress.add_task(f'probe of {method}', total=args.probe) for method in configs}
+            probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
+    table, line = plan_table(folder)
     console.print(table)
-    console.print(line, f'Next: python tools/sweep.py run {args.folder}', sep='\n', soft_wrap=True)
+    console.print(line)
+    console.print(f'Next: mmseg-daft sweep run {args.folder}', markup=False, soft_wrap=True)
     return 0
 
 
-def first_run(setup: Any, method: str) -> Any:
-    """Return the first run of a method that waits for another one."""
-    from mmseg_daft.sweep.run import Run
+def train(args: argparse.Namespace) -> int:
+    """Train what is due, until all is done; return 1 where something cannot go on."""
+    from rich.live import Live
 
-    protocol = setup.sweep.methods[method]
-    rates = {**protocol.fixed, **dict.fromkeys(protocol.steps[0].rates, protocol.steps[0].grid[0])}
-    return Run(method, 'step1', rates['backbone_lr'], rates['head_lr'], setup.sweep.select_seeds[0])
-
-
-def executor_of(args: argparse.Namespace, setup: Any) -> Any:
-    """Return what the command line says will train."""
-    from mmseg_daft.sweep.executor import Executor
-
-    options = {}
-    for word in args.slurm:
-        key, _, value = word.partition('=')
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    parallel = args.parallel or (16 if args.executor == 'slurm' else 1)
-    return Executor(args.executor, args.folder.resolve() / 'jobs', parallel, setup.gpus_per_run, args.hours, options)
-
-
-def run(args: argparse.Namespace, console: Console) -> int:
-    """Train what is due, until all is; return 1 where something cannot go on."""
-    from mmseg_daft.sweep.loop import run_sweep
+    from mmseg_daft.console import make_console
     from mmseg_daft.sweep.screen import ChangeLog, screen
-    from mmseg_daft.sweep.setup import Setup
 
-    setup = Setup.load(args.folder)
-    executor = executor_of(args, setup)
+    folder, console = SweepFolder.load(args.folder), make_console()
+    executor = executor_of(args, folder.gpus_per_run)
     interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
     with Live(console=console, auto_refresh=False) as live:
-        def show(decision: Any, seen: Any, remark: str) -> None:
-            live.update(screen(setup, args.folder, decision, seen, executor.parallel, remark), refresh=True)
+        def show(decision: Decision, remark: str = '') -> None:
+            live.update(screen(folder, decision, executor.parallel, remark), refresh=True)
 
-        log = ChangeLog(args.folder, console)
         try:
-            decision, seen = run_sweep(setup, args.folder, executor, args.max_failures, args.accept_missing, interval,
-                                       show if console.is_terminal else log)
-            show(decision, seen, '')
+            decision = run_sweep(folder, executor, args.max_failures, args.accept_missing, interval,
+                                 show if console.is_terminal else ChangeLog(console))
+            show(decision)
         except KeyboardInterrupt:
             live.stop()
             console.print('Interrupted. What is on the cluster goes on.' if args.executor == 'slurm' else
@@ -156,28 +153,28 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if not console.is_terminal:
         console.print()  # the last picture ends without one
     if decision.complete:
-        console.print(f'Next: python tools/sweep.py collect {args.folder}', soft_wrap=True)
+        console.print(f'Next: mmseg-daft sweep collect {args.folder}', markup=False, soft_wrap=True)
         return 0
     console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures, or without it '
                   'by --accept-missing.')
     return 1
 
 
-def status(args: argparse.Namespace, console: Console) -> int:
+def status(args: argparse.Namespace) -> int:
     """Show where the sweep stands."""
-    from mmseg_daft.sweep.executor import known_queue
-    from mmseg_daft.sweep.loop import observe, patience
+    from rich.live import Live
+
+    from mmseg_daft.console import make_console
     from mmseg_daft.sweep.screen import screen
-    from mmseg_daft.sweep.setup import Setup
 
-    setup = Setup.load(args.folder)
+    folder, console = SweepFolder.load(args.folder), make_console()
 
-    def picture() -> Any:
-        queue = known_queue()
-        decision, seen = observe(setup, args.folder, queue, *patience(args.folder))
-        waiting = queue is None and any(s.active for s in seen.values())
-        remark = 'Slurm does not answer: what was submitted is shown as queued' if waiting else ''
-        return screen(setup, args.folder, decision, seen, max(1, sum(s.active for s in seen.values())), remark)
+    def picture() -> RenderableType:
+        queue = slurm_queue()
+        decision = folder.look(queue)
+        active = sum(seen.active for seen in decision.seen.values())
+        remark = 'Slurm does not answer: what was submitted is shown as queued' if queue is None and active else ''
+        return screen(folder, decision, max(1, active), remark)
 
     if not args.watch:
         console.print(picture())
@@ -191,20 +188,69 @@ def status(args: argparse.Namespace, console: Console) -> int:
             return 0
 
 
-def collect(args: argparse.Namespace, console: Console) -> int:
+def collect(args: argparse.Namespace) -> int:
     """Write table, curves and commands; return 1 where something is missing."""
-    from mmseg_daft.sweep.setup import Setup
-    from mmseg_daft.sweep.write_results import write_results
+    from mmseg_daft.console import make_console
+    from mmseg_daft.sweep.results import write_results
 
-    missing = write_results(Setup.load(args.folder), args.folder, console)
-    return 1 if missing else 0
-
-
-def main() -> None:
-    """Do what the command line says."""
-    args = parse_args()
-    raise SystemExit(globals()[args.command](args, Console()))
+    return 1 if write_results(SweepFolder.load(args.folder), make_console()) else 0
 
 
-if __name__ == '__main__':
-    main()
+def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
+    """Return what the command line of ``plan`` describes.
+
+    Raises:
+        SystemExit: A method, a grid or a rate cannot be swept.
+    """
+    def check_rate(rate: float, where: str) -> float:
+        if not (math.isfinite(rate) and rate > 0):
+            raise SystemExit(f'{where} is no learning rate: name one above 0.')
+        return rate
+
+    known, chosen, configs, grids = protocols(args.start), {}, {}, set()
+    fixed = {'head_lr': check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')}
+    for word in args.methods:
+        name, _, config = word.partition('=')
+        if name not in known:
+            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
+        if not config:
+            raise SystemExit(f'--method {word}: write NAME=CONFIG.')
+        if name in configs:
+            raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
+        configs[name], protocol = config, known[name]
+        chosen[name] = dataclasses.replace(protocol, fixed=fixed) if 'head_lr' in protocol.fixed else protocol
+    for word in args.grid:
+        place, _, values = word.partition('=')
+        name, _, number = place.partition('.')
+        steps = list(chosen[name].steps) if name in chosen else []
+        if not number.isdecimal() or not 1 <= int(number) <= len(steps):
+            raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
+        index = int(number) - 1
+        if (name, index) in grids:
+            raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
+        grids.add((name, index))
+        try:
+            rates = tuple(float(value) for value in values.split(','))
+        except ValueError:
+            raise SystemExit(f'--grid {word}: rates are numbers with commas between, such as ft.1=0.1,0.01') from None
+        for rate in rates:
+            check_rate(rate, f'--grid {word}: {rate:g}')
+        steps[index] = Step(steps[index].rates, rates)
+        chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
+    try:
+        return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+
+
+def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
+    """Return what the command line says will train."""
+    options = {}
+    for word in args.slurm:
+        key, _, value = word.partition('=')
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    parallel = args.parallel or (16 if args.executor == 'slurm' else 1)
+    return Executor(args.executor, args.folder.resolve() / 'jobs', parallel, gpus_per_run, args.hours, options)

@@ -1,4 +1,4 @@
-"""Where runs are trained: on a Slurm cluster, or here; by submitit."""
+"""Train a sweep's runs to its end, on a Slurm cluster or here, by submitit: start what is due, again and again."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft import sweep
-from mmseg_daft.sweep.job import PATIENCE, SIGNAL, TrainJob
-from mmseg_daft.sweep.process_tree import ask_until_it_ends
-from mmseg_daft.sweep.run_folder import RunFolder
+import mmseg_daft
+from mmseg_daft.files import write_atomically
+from mmseg_daft.sweep.decision import Decision
+from mmseg_daft.sweep.folder import RunFolder, SweepFolder
+from mmseg_daft.sweep.job import PATIENCE, TrainJob, end_tree
 
 A_WEEK = 7 * 24 * 60
 MOST_RESTARTS = 100
+MOST_REFUSALS = 3
 JOB_NAME = 'sweep-'
 HELD = 'launch failed requeued held'
 
@@ -35,6 +37,9 @@ class Executor:
         gpus_per_run: Of each run.
         hours: Slurm's time limit of one job; a longer run is requeued.
         slurm: More parameters of submitit's ``SlurmExecutor``, such as ``partition``.
+
+    Raises:
+        SystemExit: submitit, Slurm or a GPU that is needed is missing.
     """
 
     kind: str
@@ -44,7 +49,7 @@ class Executor:
     hours: float = 24
     slurm: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Any] = field(default_factory=dict, init=False)
-    places: list[RunFolder] = field(default_factory=list, init=False)
+    runs: list[RunFolder] = field(default_factory=list, init=False)
     gpus: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +57,7 @@ class Executor:
             import cloudpickle
             import submitit
         except ModuleNotFoundError as error:
-            raise SystemExit(f"{error.name} is not installed: pip install -e '.[sweep]'") from error
+            raise SystemExit(f"{error.name} is not installed: pip install 'mmseg-daft[sweep]'") from error
         if self.kind == 'slurm' and shutil.which('sbatch') is None:
             raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
         if self.kind == 'local' and self.gpus_per_run:
@@ -61,31 +66,35 @@ class Executor:
                 raise SystemExit(f'{self.parallel} runs at a time on {self.gpus_per_run} GPUs each need {wanted}, and '
                                  f'{len(self.gpus)} are visible here: name a smaller --parallel, or plan with another '
                                  '--gpus-per-run (0: the CPU).')
-        cloudpickle.register_pickle_by_value(sweep)  # jobs start without importing mmseg
+        cloudpickle.register_pickle_by_value(mmseg_daft)  # jobs start without importing torch and mmseg
         self.submitit = submitit
 
     def in_queue(self) -> set[str] | None:
-        """Return the ids of jobs that run or wait, or None where Slurm does not answer: then nothing is known."""
+        """Return the ids of jobs that run or wait, ``None`` where Slurm does not answer: then nothing is known."""
         if self.kind == 'slurm':
             return slurm_queue(cancel_held=True)
         return {job for job, process in self.jobs.items() if not process.done()}
 
-    def free(self, active: int) -> int:
-        """Return how many runs can be submitted now: Slurm has its own queue."""
-        return 1_000 if self.kind == 'slurm' else max(0, self.parallel - active)
-
-    def submit(self, places: Sequence[RunFolder]) -> None:
+    def submit(self, runs: Sequence[RunFolder]) -> None:
         """Submit runs; on Slurm as one array.
 
         Raises:
             submitit.core.utils.FailedJobError: Slurm took none of them.
         """
-        jobs = [TrainJob(place.path, uuid.uuid4().hex) for place in places]
+        jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
         if self.kind == 'slurm':
-            self._submit_array(places, jobs)
-        else:
-            for place, job in zip(places, jobs, strict=True):
-                self._submit_here(place, job)
+            executor = self._slurm_executor()
+            with executor.batch():
+                submitted = [executor.submit(job) for job in jobs]
+            for run, job, one in zip(runs, jobs, submitted, strict=True):
+                run.submitted(one.job_id, 'slurm', job.ticket)
+            return
+        for run, job in zip(runs, jobs, strict=True):
+            one = self.submitit.DebugExecutor(self.folder).submit(job) if self.kind == 'debug' else self._start(job)
+            run.submitted(one.job_id, self.kind, job.ticket)
+            self.runs.append(run)
+            if self.kind == 'debug':
+                one.exception()  # runs it; a failure is in the run's folder
 
     def interrupt(self) -> None:
         """Let what runs here save a checkpoint and end, or kill it after a while; what is on the cluster goes on."""
@@ -95,14 +104,14 @@ class Executor:
         for job in under_way:
             while not job.done():
                 time.sleep(0.2)
-        for place in self.places:
-            place.excuse(place.submissions()[-1]['ticket'])  # it may have been too early for an attempt
-            training = (place.attempts() or [{}])[-1].get('training')
+        for run in self.runs:
+            run.excuse(run.submissions()[-1]['ticket'])  # it may have been too early for an attempt
+            training = (run.attempts() or [{}])[-1].get('training')
             if training is not None:
-                ask_until_it_ends(training, SIGNAL, place.is_locked, PATIENCE)
+                end_tree(training, run.is_locked, PATIENCE)
 
-    def _submit_array(self, places: Sequence[RunFolder], jobs: list[TrainJob]) -> None:
-        cpus = int(self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run)))
+    def _slurm_executor(self) -> Any:
+        cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
         parameters = {
             'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
@@ -115,18 +124,9 @@ class Executor:
             executor.update_parameters(**parameters)
         except ValueError as error:
             raise SystemExit(f'--slurm: {error}') from error
-        with executor.batch():
-            submitted = [executor.submit(job) for job in jobs]
-        for place, job, one in zip(places, jobs, submitted, strict=True):
-            place.submitted(one.job_id, 'slurm', job.ticket)
+        return executor
 
-    def _submit_here(self, place: RunFolder, job: TrainJob) -> None:
-        if self.kind == 'debug':
-            submitted = self.submitit.DebugExecutor(self.folder).submit(job)
-            self.places.append(place)
-            place.submitted(submitted.job_id, 'debug', job.ticket)
-            submitted.exception()  # runs it; a failure is in the run's folder
-            return
+    def _start(self, job: TrainJob) -> Any:
         used = {gpu for other in self.jobs.values() if not other.done() for gpu in other.gpus}
         gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
         job.gpus = ','.join(gpus)
@@ -135,12 +135,50 @@ class Executor:
         submitted = executor.submit(job)
         submitted.gpus = gpus
         self.jobs[submitted.job_id] = submitted
-        self.places.append(place)
-        place.submitted(submitted.job_id, 'local', job.ticket)
+        return submitted
+
+
+def run_sweep(
+    folder: SweepFolder, executor: Executor, max_failures: int, accept_missing: bool, interval: float,
+    show: Callable[[Decision, str], None],
+) -> Decision:
+    """Start runs until the sweep is complete, or cannot go on; return the last decision.
+
+    Args:
+        folder: What is swept.
+        executor: Trains.
+        max_failures: As in ``decide``, like ``accept_missing``.
+        interval: Seconds between two looks at the folder.
+        show: Called with the decision and a remark.
+
+    Raises:
+        SystemExit: Another process runs the sweep, or Slurm refuses the jobs.
+    """
+    refusals = 0
+    with folder.locked():
+        write_atomically(folder.path / 'patience.json', [max_failures, accept_missing])
+        while True:
+            queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
+            decision = folder.look(queue, max_failures, accept_missing)
+            active = [run for run in decision.runs if decision.look(run).active]
+            show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
+            if decision.complete or not (decision.start or active):
+                return decision
+            free = len(decision.start) if executor.kind == 'slurm' else max(0, executor.parallel - len(active))
+            due = [folder.describe(run) for run in decision.start[:free]] if queue is not None else []
+            if due:
+                try:
+                    executor.submit(due)
+                    refusals = 0
+                except executor.submitit.core.utils.FailedJobError as error:
+                    refusals += 1
+                    if refusals >= MOST_REFUSALS:
+                        raise SystemExit(f'Slurm refuses the jobs: {error}') from error
+            time.sleep(interval)
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that a process here may use, as of ``CUDA_VISIBLE_DEVICES``: 0, or GPU-UUID."""
+    """Return the GPUs that a process here may use, by the names in ``CUDA_VISIBLE_DEVICES``: 0, or GPU-UUID."""
     import torch  # slow to import
 
     named = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -148,20 +186,17 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(',')][:count]
 
 
-def known_queue() -> set[str] | None:
-    """Return what the queue of this machine's cluster holds, nothing without one; None where Slurm does not answer."""
-    return slurm_queue() if shutil.which('squeue') else set()
-
-
 def slurm_queue(cancel_held: bool = False) -> set[str] | None:
-    """Return the ids of this user's jobs that run or wait, or None where Slurm does not answer.
+    """Return the ids of this user's jobs that run or wait, none without Slurm, ``None`` where it does not answer.
 
     Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
     that Slurm holds because its launch failed would wait for ever, so it does not count.
 
     Args:
-        cancel_held: Cancel those of them that are a sweep's: the runs will be submitted anew.
+        cancel_held: Cancel those of them that are a sweep's: the runs will be submitted again.
     """
+    if shutil.which('squeue') is None:
+        return set()
     command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i|%F_%K|%r|%j']
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -1,76 +1,264 @@
-"""What the command line of ``sweep.py plan`` describes, checked."""
+"""What ``plan`` makes of the configs: two frozen ones per method, held-out images that select, and a timing.
+
+Of the two, one selects by the held-out part of the training images, the other is reported.
+"""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import math
+import copy
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from mmseg_daft.sweep.protocol import Protocol, Step, protocols
-from mmseg_daft.sweep.sweep import Sweep
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
 
+from mmseg_daft.engine.configs import hooks_of, read_config, type_name
+from mmseg_daft.engine.training_data import leaf_datasets
+from mmseg_daft.files import write_atomically
+from mmseg_daft.run_output import final_checkpoint, iterations_done
+from mmseg_daft.sweep.executor import Executor
+from mmseg_daft.sweep.folder import RunFolder, SweepFolder
+from mmseg_daft.sweep.protocol import REPORT, Run
 
-def by_method(words: list[str]) -> dict[str, str]:
-    """Return the configs of ``--method NAME=CONFIG`` by name.
-
-    Raises:
-        SystemExit: A method is misspelt, named twice, or has no config.
-    """
-    known, configs = protocols(), {}
-    for word in words:
-        name, _, config = word.partition('=')
-        if name not in known:
-            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
-        if not config:
-            raise SystemExit(f'--method {word}: write NAME=CONFIG.')
-        if name in configs:
-            raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
-        configs[name] = config
-    return configs
+HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
+MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
+            'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
+BLOCKS = ('CamVidDataset',)  # recordings, whose neighbors are alike
 
 
-def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
-    """Return what the command line describes.
+def read(path: str, options: list[str]) -> Config:
+    """Read a method's config with the sweep's options.
 
     Raises:
-        SystemExit: A method, a grid or a rate is none.
+        SystemExit: There is no such file, an option does not fit it, or it trains by epochs.
     """
-    known, chosen, grids = protocols(args.start), {}, set()
-    check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')
-    for name in by_method(args.methods):
-        protocol = known[name]
-        if 'head_lr' in protocol.fixed:
-            protocol = dataclasses.replace(protocol, fixed={**protocol.fixed, 'head_lr': args.fixed_head_lr})
-        chosen[name] = protocol
-    for word in args.grid:
-        place, _, values = word.partition('=')
-        name, _, number = place.partition('.')
-        steps = chosen[name].steps if name in chosen else ()
-        if not number.isdecimal() or not 1 <= int(number) <= len(steps):
-            raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
-        if (name, int(number)) in grids:
-            raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
-        grids.add((name, int(number)))
-        try:
-            rates = tuple(float(value) for value in values.split(','))
-        except ValueError:
-            raise SystemExit(f'--grid {word}: rates are numbers with commas between, such as ft.1=0.1,0.01') from None
-        for rate in rates:
-            check_rate(rate, f'--grid {word}: {rate:g}')
-        chosen[name] = with_grid(chosen[name], int(number) - 1, rates)
     try:
-        return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)
-    except ValueError as error:
+        cfg = read_config(path, options)
+    except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SystemExit(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error}).') from error
+    if (cfg.get('train_cfg') or {}).get('max_iters') is None:
+        raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
+                         'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
+    return cfg
 
 
-def check_rate(rate: float, where: str) -> None:
-    """Refuse what cannot be trained with."""
-    if not (math.isfinite(rate) and rate > 0):
-        raise SystemExit(f'{where} is no learning rate: name one above 0.')
+def freeze(folder: SweepFolder) -> None:
+    """Write both configs of every method, and the lists of images that they name.
+
+    Frozen, because a sweep runs for days: what is edited meanwhile does not reach its later runs.
+
+    Raises:
+        SystemExit: A config cannot be swept; the message says why.
+    """
+    for method, path in folder.configs.items():
+        cfg = read(path, folder.options)
+        check(folder, method, cfg)
+        prepare(folder, cfg)
+        report, selecting = copy.deepcopy(cfg), cfg
+        share_statistics(folder, f'{method}-report', report)
+        share_statistics(folder, f'{method}-select', selecting)
+        report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
+        select_by_held_out(folder, selecting)
+        write_atomically(folder.frozen_config(method, REPORT), report.pretty_text)
+        write_atomically(folder.frozen_config(method, 'step1'), selecting.pretty_text)
 
 
-def with_grid(protocol: Protocol, index: int, grid: tuple[float, ...]) -> Protocol:
-    """Return a protocol with another grid in one step."""
-    steps = [Step(step.rates, grid) if i == index else step for i, step in enumerate(protocol.steps)]
-    return dataclasses.replace(protocol, steps=tuple(steps))
+def check(folder: SweepFolder, method: str, cfg: Config) -> None:
+    """Refuse what cannot be swept, before anything runs.
+
+    Raises:
+        SystemExit: The config cannot be swept.
+    """
+    path, metric, protocol = folder.configs[method], folder.sweep.metric, folder.sweep.methods[method]
+    if type_name({'type': cfg.optim_wrapper.get('constructor')}) != 'DAFTOptimWrapperConstructor':
+        raise SystemExit(f"{path}: a sweep sets backbone_lr and head_lr, which are DAFTOptimWrapperConstructor's: add "
+                         "optim_wrapper = dict(constructor='DAFTOptimWrapperConstructor').")
+    for part in ('val_evaluator', 'test_evaluator'):
+        measured = metrics_of(cfg[part])
+        if measured is not None and metric not in measured:
+            raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {metric} selects: add it '
+                             'to iou_metrics or name another one by --metric.')
+    if cfg.train_cfg.max_iters != folder.sweep.iterations:
+        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for '
+                         f'{folder.sweep.iterations}.')
+    lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
+    floor = max((s.get('eta_min', 0) or 0 for s in cfg.get('param_scheduler', [])), default=0)
+    if floor > lowest:
+        raise SystemExit(f'{path}: the schedule ends at eta_min={floor:g}, above the rate {lowest:g} of the grid; '
+                         'set it to 0.')
+
+
+def metrics_of(evaluator: Any) -> set[str] | None:
+    """Return what an evaluator measures, ``None`` where it holds another metric than mmseg's IoUMetric."""
+    found: set[str] = set()
+    for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        if type_name(part) != 'IoUMetric':
+            return None
+        prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
+        found |= {prefix + name for kind in part.get('iou_metrics', ['mIoU']) for name in MEASURED[kind]}
+    return found
+
+
+def prepare(folder: SweepFolder, cfg: Config) -> None:
+    """Let a config validate once, at its end, and carry the hooks that a sweep relies on.
+
+    Raises:
+        SystemExit: The GPUs of a run cannot share its batch.
+    """
+    cfg.train_cfg.val_interval = folder.sweep.iterations
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    present = {type_name(hook) for hook in hooks_of(cfg)}
+    hooks.update({name: dict(type=hook) for name, hook in HOOKS.items() if hook not in present})
+    size, gpus = cfg.train_dataloader.batch_size, max(1, folder.gpus_per_run)
+    if size % gpus:
+        raise SystemExit(f'{size} images cannot be shared by {gpus} GPUs: name a divisor by --gpus-per-run.')
+    cfg.train_dataloader.batch_size = size // gpus
+
+
+def share_statistics(folder: SweepFolder, name: str, cfg: Config) -> None:
+    """Let the conversions of all runs with a config, seed by seed, share one pass over the data."""
+    for hook in hooks_of(cfg):
+        if type_name(hook) == 'BNConversionHook':
+            hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
+
+
+def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:
+    """Hold images out of every part of the training set, and validate and test on them alone.
+
+    Raises:
+        SystemExit: The images are not there, cannot be split, or are not those of the other methods.
+    """
+    init_default_scope('mmseg')
+    held_parts, pipeline = [], leaf_datasets(cfg.val_dataloader.dataset)[0].pipeline
+    for number, part in enumerate(leaf_datasets(cfg.train_dataloader.dataset)):
+        names = image_names(part)
+        by = folder.held_out_by or ('block' if type_name(part) in BLOCKS else 'folder' if len(
+            {name.rpartition('/')[0] for name in names}) > 1 else 'image')
+        try:
+            kept, held = hold_out(names, folder.held_out, folder.held_out_seed, by)
+        except ValueError as error:
+            raise SystemExit(f'{type_name(part)} at {part.get("data_root")}: {error}') from error
+        held_part = copy.deepcopy(part)
+        held_part.pipeline = pipeline
+        for which, dataset, chosen in (('train', part, kept), ('held-out', held_part, held)):
+            path = folder.path.resolve() / 'split' / f'{which}-{number}.txt'
+            text = '\n'.join(chosen) + '\n'
+            if path.is_file() and path.read_text() != text:
+                raise SystemExit(f'{path} was written for other images: the methods have different training sets, or '
+                                 'the data set has changed since. Name another folder.')
+            write_atomically(path, text)
+            dataset.ann_file = str(path)
+        held_parts.append(held_part)
+    whole = held_parts[0] if len(held_parts) == 1 else ConfigDict(type='ConcatDataset', datasets=held_parts)
+    cfg.val_dataloader.dataset = whole
+    cfg.test_dataloader, cfg.test_evaluator = copy.deepcopy(cfg.val_dataloader), copy.deepcopy(cfg.val_evaluator)
+
+
+def image_names(part: ConfigDict) -> list[str]:
+    """Return a data set's images as lines of an ``ann_file``.
+
+    Raises:
+        SystemExit: Its files are not there.
+    """
+    place = f'{type_name(part)} in {Path(part.get("data_root") or ".").absolute()}'
+    try:
+        dataset = DATASETS.build(dict(part, pipeline=[]))
+    except (FileNotFoundError, AssertionError) as error:  # some of mmseg's data sets assert that their files exist
+        raise SystemExit(f'{place}: its files are not there. Is it where its config says?') from error
+    prefix, suffix = Path(dataset.data_prefix['img_path']), dataset.img_suffix
+    paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    if not paths:
+        raise SystemExit(f'{place}: it holds no images *{suffix}. Is it where its config says?')
+    return [path.relative_to(prefix).as_posix().removesuffix(suffix) for path in paths]
+
+
+def hold_out(
+    names: Sequence[str], fraction: float, seed: int = 0, by: str = 'image',
+) -> tuple[list[str], list[str]]:
+    """Split names into those to train on and those held out, each in the given order, the same on every machine.
+
+    VOC and Cityscapes publish the labels of train and val alone, and val is the split that is reported, so what
+    selects a learning rate has to come out of train.
+
+    Args:
+        names: Of the training images, without repetition.
+        fraction: How many to hold out at least, of all; whole groups are held out.
+        seed: Selects the part.
+        by: What stays together. ``'image'``: nothing. ``'folder'``: a folder of the name, which is a city of
+            Cityscapes; frames of one city are alike. ``'block'``: neighbors in a sorted recording, such as
+            CamVid's, of which one stretch is held out.
+
+    Raises:
+        ValueError: The fraction is not between 0 and 1, a name comes twice, or nothing would be left.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f'{fraction} of the training images cannot be held out: name a part between 0 and 1.')
+    if len(set(names)) != len(names):
+        raise ValueError('An image is named twice, so it could be in both parts.')
+
+    def number(text: str) -> str:
+        return hashlib.sha256(f'{seed}:{text}'.encode()).hexdigest()
+
+    wanted, held = fraction * len(names), set()
+    if by == 'block':
+        size = -int(-wanted // 1)
+        first = int(number('block'), 16) % (len(names) - size + 1)
+        held.update(sorted(names)[first:first + size])
+    else:
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(name.rpartition('/')[0] if by == 'folder' else name, []).append(name)
+        for group in sorted(groups, key=number):
+            if len(held) < wanted:
+                held.update(groups[group])
+    if len(held) in (0, len(names)):
+        raise ValueError(f'Holding out {fraction} of {len(names)} images by {by} leaves nothing to '
+                         f'{"train on" if held else "select by"}: choose another part, or by="image".')
+    return [name for name in names if name not in held], [name for name in names if name in held]
+
+
+def probe(
+    folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None],
+) -> None:
+    """Train each method for a few iterations, with its conversion and its validation, and write ``probe.json``.
+
+    ``progress`` is called with the method and its iterations so far, again and again.
+
+    Raises:
+        SystemExit: A training failed.
+    """
+    timings: dict[str, dict[str, float]] = {}
+    places: dict[str, RunFolder] = {}
+    for method in folder.sweep.order():
+        protocol = folder.sweep.methods[method]
+        rates = {**protocol.fixed, **dict.fromkeys(protocol.steps[0].rates, protocol.steps[0].grid[0])}
+        run = Run(method, 'step1', seed=folder.sweep.select_seeds[0], **rates)
+        place = places[method] = RunFolder(folder.path.resolve() / 'probe' / f'{method}-{iterations}')
+        base = protocol.starts_from
+        start = final_checkpoint(places[base].work_dir, iterations) if base else None
+        command = [*folder.train_command(run, place.work_dir, start),
+                   f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
+                   f'default_hooks.checkpoint.interval={iterations}', 'default_hooks.logger.interval=1']
+        place.describe(dict(command=command, test_command=[], iterations=iterations, metric=folder.sweep.metric,
+                            directory=folder.directory))
+        if place.result() is None:
+            executor.submit([place])
+        while (result := place.result()) is None:
+            queue = executor.in_queue()
+            if queue is not None and place.job() not in queue and not place.is_locked() and place.result() is None:
+                raise SystemExit(f'The probe of {method} failed; see {place.log}')
+            progress(method, iterations_done(place.work_dir))
+            time.sleep(0.5)
+        progress(method, iterations)
+        if result['diverged']:
+            raise SystemExit(f'The probe of {method} diverged; see {place.log}')
+        seconds = result['seconds_per_iteration']
+        timings[method] = dict(seconds_per_iteration=seconds, iterations=iterations,
+                               seconds_around=max(0.0, result['seconds'] - iterations * seconds))
+    write_atomically(folder.path / 'probe.json', timings)

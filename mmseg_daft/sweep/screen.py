@@ -1,52 +1,74 @@
-"""The sweep on one screen: what runs, what waits, what is best, how long it will take."""
+"""What a sweep shows: the plan, and on one screen what runs, what waits, what is best and how long it will take."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmseg_daft.sweep.decision import Decision, Seen
-from mmseg_daft.sweep.run import Run
-from mmseg_daft.sweep.run_folder import read_json
-from mmseg_daft.sweep.setup import Setup, run_folder
-from mmseg_daft.sweep.training_output import iteration_of, seconds_per_iteration
+from mmseg_daft.files import read_json
+from mmseg_daft.run_output import iterations_done, seconds_per_iteration
+from mmseg_daft.sweep.decision import STATES, Decision
+from mmseg_daft.sweep.folder import SweepFolder
+from mmseg_daft.sweep.protocol import RATES, REPORT, Run
 
 MOST_RUNNING = 8
-STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
-def screen(
-    setup: Setup, folder: Path, decision: Decision, seen: dict[str, Seen], parallel: int, remark: str = '',
-) -> RenderableType:
+def plan_table(folder: SweepFolder) -> tuple[Table, str]:
+    """Return the table of all runs by method and stage, and a line on their sum."""
+    sweep, timed = folder.sweep, read_json(folder.path / 'probe.json') or {}
+    rows: list[tuple[str, str, dict[str, str], Sequence[int], int]] = []
+    for method in sweep.order():
+        protocol = sweep.methods[method]
+        rates = {rate: f'{value:g}' for rate, value in protocol.fixed.items()}
+        for number, step in enumerate(protocol.steps, start=1):
+            swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
+            if len(step.rates) == 2:
+                swept['head_lr'] = 'same'
+            rows.append((method, f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            rates |= dict.fromkeys(step.rates, 'best')
+        rows.append((method, REPORT, rates, sweep.report_seeds, 1))
+    table = narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
+    total, hours = 0, 0.0
+    for method, stage, rates, seeds, points in rows:
+        runs, cost = points * len(seeds), []
+        if timed:
+            seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
+            cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
+        total, hours = total + runs, hours + sum(cost)
+        table.add_row(method, stage, str(runs), *map(_shown, cost), *(rates[rate] for rate in RATES),
+                      ', '.join(map(str, seeds)), end_section=stage == REPORT)
+    return table, f'{total} runs of {sweep.iterations} iterations' + (
+        f', about {_shown(hours)} GPU hours by the probe.' if timed
+        else '; --probe 20 times a short training of each method and tells the GPU hours.')
+
+
+def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
     """Return the picture of a sweep."""
-    states = {run.name: state_of(folder, run, seen[run.name]) for run in decision.runs}
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ('method', 'stage', 'runs', 'of them', f'best {setup.sweep.metric} so far, at rates'):
-        table.add_column(heading, justify='right' if heading == 'runs' else 'left')
+    table = narrow_table(['method', 'stage', 'runs', f'best {folder.sweep.metric}\nat {", ".join(RATES)}'], ['of them'])
     for method, stage in dict.fromkeys((run.method, run.stage) for run in decision.runs):
         runs = [run for run in decision.runs if (run.method, run.stage) == (method, stage)]
-        count = Counter(states[run.name] for run in runs)
-        table.add_row(method, stage, str(len(runs)), ', '.join(f'{count[s]} {s}' for s in STATES if count[s]),
-                      _best(runs, seen))
-    lines: list[RenderableType] = [Text(str(folder), style='bold'), table]
-    running = [run for run in decision.runs if states[run.name] == 'running']
-    progress = {run.name: iteration_of(run_folder(folder, run).work_dir) for run in running}
+        count = Counter(decision.look(run).state for run in runs)
+        table.add_row(method, stage, str(len(runs)), _best(decision, runs),
+                      ', '.join(f'{count[state]} {state}' for state in STATES if count[state]))
+    lines: list[RenderableType] = [Text(str(folder.path), style='bold'), table]
+    running = [run for run in decision.runs if decision.look(run).state == 'running']
+    progress = {run.name: iterations_done(folder.run_folder(run).work_dir) for run in running}
     for run in running[:MOST_RUNNING]:
-        lines.append(Text(f'  {progress[run.name]:>6} of {setup.sweep.iterations}  {run.name}'))
+        lines.append(Text(f'  {progress[run.name]:>6} of {folder.sweep.iterations}  {run.name}'))
     if len(running) > MOST_RUNNING:
         lines.append(Text(f'  and {len(running) - MOST_RUNNING} more'))
-    for method, reason in decision.blocked.items():
-        lines.append(Text(f'{method} cannot go on: {reason}', style='red'))
-    failed = [run for run in decision.runs if states[run.name] == 'failed']
+    lines += [Text(f'{method} cannot go on: {reason}', style='red') for method, reason in decision.blocked.items()]
+    failed = [run for run in decision.runs if decision.look(run).state == 'failed']
     lines += [Text(f'  why: {_reason(folder, run)}', style='red') for run in failed[:3]]
-    lines.append(Text(_time_left(setup, folder, decision, seen, progress, parallel)))
+    lines.append(Text(_time_left(folder, decision, sum(progress.values()), parallel)))
     if remark:
         lines.append(Text(remark, style='yellow'))
     return Group(*lines)
@@ -55,73 +77,70 @@ def screen(
 class ChangeLog:
     """The sweep as lines of a log, one per change: for a file or a batch job, where a screen cannot move."""
 
-    def __init__(self, folder: Path, console: Console) -> None:
-        self.folder, self.console = folder, console
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.before: dict[str, str] = {}
 
-    def __call__(self, decision: Decision, seen: dict[str, Seen], remark: str) -> None:
+    def __call__(self, decision: Decision, remark: str) -> None:
         """Print what has changed."""
-        now = {run.name: state_of(self.folder, run, seen[run.name]) for run in decision.runs}
-        values = {name: '' if state.value is None else f' {state.value:.2f}' for name, state in seen.items()}
-        now.update({f'{method} cannot go on': reason for method, reason in decision.blocked.items()})
-        now.update({'note': remark} if remark else {})
+        now = {f'{method} cannot go on': reason for method, reason in decision.blocked.items()}
+        for run in decision.runs:
+            seen = decision.look(run)
+            now[run.name] = seen.state if seen.value is None else f'{seen.state} {seen.value:.2f}'
+        now |= {'note': remark} if remark else {}
         for name, state in now.items():
             if self.before.get(name) != state:
-                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}{values.get(name, "")}',
-                                   highlight=False, soft_wrap=True)
+                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}', markup=False)
         self.before = now
 
 
-def state_of(folder: Path, run: Run, seen: Seen) -> str:
-    """Return a run's state in one word."""
-    if seen.ended:
-        return 'diverged' if seen.diverged else 'done'
-    if seen.active:
-        return 'running' if run_folder(folder, run).is_locked() else 'queued'
-    return 'failed' if seen.failures else 'to start'
+def narrow_table(whole: Sequence[str], wrapped: Sequence[str]) -> Table:
+    """Return a table for 80 columns: cells of the first columns stay on one line, those of the others may wrap."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in whole:
+        table.add_column(heading, no_wrap=True, justify='right' if heading in ('runs', 'GPU h') else 'left')
+    for heading in wrapped:
+        table.add_column(heading)
+    return table
 
 
-def _reason(folder: Path, run: Run) -> Path:
+def _shown(hours: float) -> str:
+    return f'{hours:.1f}' if hours >= 0.1 else f'{hours:.3f}'
+
+
+def _reason(folder: SweepFolder, run: Run) -> str:
     """Return the log that tells why a run failed: the training's, or that of a job which did not come so far."""
-    place = run_folder(folder, run)
-    return place.log if place.log.exists() else folder / 'jobs' / f'{place.job()}_0_log.err'
+    place = folder.run_folder(run)
+    return str(place.log if place.log.exists() else folder.path / 'jobs' / f'{place.job()}_0_log.err')
 
 
-def _best(runs: list[Run], seen: dict[str, Seen]) -> str:
-    """Return the best mean over seeds so far, with its rates."""
+def _best(decision: Decision, runs: list[Run]) -> str:
+    """Return the best mean over the seeds so far, with its rates."""
     values: dict[tuple[float, float], list[float]] = {}
     for run in runs:
-        if seen[run.name].value is not None:
-            values.setdefault(run.rates, []).append(seen[run.name].value)
-    if not values:
-        return ''
-    best = max(values, key=lambda rates: statistics.fmean(values[rates]))
-    return f'{statistics.fmean(values[best]):.2f} at {best[0]:g}, {best[1]:g}'
+        if decision.look(run).value is not None:
+            values.setdefault(run.rates, []).append(decision.look(run).value)
+    mean, rates = max(((statistics.fmean(each), rates) for rates, each in values.items()), default=(None, None))
+    return '' if mean is None else f'{mean:.2f} at {rates[0]:g}, {rates[1]:g}'
 
 
-def speed(folder: Path, runs: list[Run]) -> float | None:
-    """Return seconds per iteration: the median over runs that have some, else the probe's."""
-    known = [place.result()['seconds_per_iteration'] if place.result() else seconds_per_iteration(place.work_dir)
-             for place in (run_folder(folder, run) for run in runs)]
-    known = [value for value in known if value]
-    probe = read_json(folder / 'probe.json')
-    return statistics.median(known) if known else statistics.fmean(
-        p['seconds_per_iteration'] for p in probe.values()) if probe else None
-
-
-def _time_left(
-    setup: Setup, folder: Path, decision: Decision, seen: dict[str, Seen], progress: dict[str, int], parallel: int,
-) -> str:
-    open_runs = [run for run in decision.runs if not seen[run.name].ended]
+def _time_left(folder: SweepFolder, decision: Decision, done: int, parallel: int) -> str:
+    """Return how many runs there are to go and how long they will take, by the runs so far or else by the probe."""
     if decision.complete:
         return 'Complete.'
-    text = f'{len(open_runs)} runs to go'
+    open_runs = sum(not decision.look(run).ended for run in decision.runs)
+    text = f'{open_runs} runs to go'
     if decision.to_come:
         text += f', and {decision.to_come} whose rates are yet to be found'
-    seconds = speed(folder, decision.runs)
-    if seconds is None:
+    speeds = []
+    for run in decision.runs:
+        place = folder.run_folder(run)
+        result = place.result()
+        speeds.append(result['seconds_per_iteration'] if result else seconds_per_iteration(place.work_dir))
+    timed = (read_json(folder.path / 'probe.json') or {}).values()
+    speeds = [speed for speed in speeds if speed] or [method['seconds_per_iteration'] for method in timed]
+    if not speeds:
         return f'{text}.'
-    iterations = sum(setup.sweep.iterations - progress.get(run.name, 0) for run in open_runs)
-    iterations += decision.to_come * setup.sweep.iterations
-    hours = iterations * seconds / max(1, parallel) / 3600
+    iterations = (open_runs + decision.to_come) * folder.sweep.iterations - done
+    hours = iterations * statistics.median(speeds) / max(1, parallel) / 3600
     return f'{text}; about {hours:.1f} h of training left, {parallel} at a time.'

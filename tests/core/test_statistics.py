@@ -46,7 +46,7 @@ def test_statistics_equal_the_float64_reference(dims, shared):
 
 @pytest.mark.parametrize('shared', [False, True])
 def test_statistics_by_batch_are_those_of_pytorchs_own_update(shared):
-    """What adaptive batch norm needs: torch.optim.swa_utils.update_bn normalises by mini-batch, too."""
+    """What adaptive batch norm needs: torch.optim.swa_utils.update_bn normalizes by mini-batch, too."""
     torch.manual_seed(0)
     model = pretrained(Network(2, depth=3, shared=shared)).train()
     model.norms[1].eval()

@@ -1,4 +1,4 @@
-"""The data sets and the colour jitter, through mmseg's registries."""
+"""The data sets and the color jitter, through mmseg's registries."""
 
 import cv2
 import numpy as np

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmseg_daft.launch.follow_run import RunFailedError, run_logged
+from mmseg_daft.run_output import RunFailedError, run_logged
 
 ROOT = Path(__file__).parents[2]
 SMALL = ['--source-train', '12', '--source-val', '4', '--target-train', '12', '--target-val', '4']

@@ -16,7 +16,7 @@ def build(**options):
 
 
 def reference(w, low, high, dilations=(1, 2, 3)):
-    """DeepLabv3+'s decoder in test mode, from a state dict."""
+    """DeepLabv3+'s decoder in eval mode, from a state dict."""
 
     def layer(name, x, **options):
         x = F.conv2d(x, w[f'{name}.conv.weight'], **options)

@@ -231,6 +231,7 @@ def _load_on(rank, address, init, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_downloads(server, tmp_path):
     root, digest, requests = server
     mp.spawn(_load_on, (f'{root}/{digest}/RN50.pt', tmp_path / 'init', tmp_path), nprocs=2)

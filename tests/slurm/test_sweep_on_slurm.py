@@ -1,4 +1,4 @@
-"""The whole two-step sweep on a real Slurm: real trainings, arrays, the tool killed and the controller restarted."""
+"""The whole two-step sweep on a real Slurm: real trainings, arrays, `run` killed and the controller restarted."""
 
 import csv
 import json
@@ -10,11 +10,14 @@ import cv2
 import pytest
 from support.sweep_runs import write_methods
 
+from mmseg_daft.sweep.folder import RunFolder
+
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
 def command(*words):
-    return [sys.executable, str(ROOT / 'tools' / 'sweep.py'), *map(str, words)]
+    return [sys.executable, '-m', 'mmseg_daft', 'sweep', *map(str, words)]
 
 
 def results(folder):
@@ -23,7 +26,7 @@ def results(folder):
 
 @pytest.fixture
 def start(cluster, tmp_path):
-    """Start the sweep's tool; what still runs at the end of the test is ended."""
+    """Start a subcommand; what still runs at the end of the test is ended."""
     processes = []
 
     def run(*words):
@@ -51,7 +54,7 @@ def test_killed_in_its_middle_the_sweep_ends_with_one_result_per_run(cluster, sh
     process, log = start(*run)
     cluster.wait_for('an array', lambda: len(list(folder.glob('runs/*/submissions'))) >= 4, 900)
     cluster.wait_for('a training', lambda: list(folder.glob('runs/*/attempts/*.json')), 900)
-    process.kill()  # the tool, without a word
+    process.kill()  # `run`, without a word
     cluster.stop('slurmctld')
     process, log = start(*run)
     cluster.wait_for('a result without the controller', lambda: results(folder), 900)
@@ -102,8 +105,6 @@ def test_a_partition_that_is_not_there_ends_the_sweep_with_slurm_s_words(cluster
 
 def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeued(cluster, tmp_path):
     """submitit's part, with a program in place of a training: the first start waits for the signal, the second ends."""
-    from mmseg_daft.sweep.run_folder import RunFolder
-
     place = RunFolder(tmp_path / 'run')
     program = (
         'import json, os, pathlib, signal, sys, time\n'
@@ -114,12 +115,13 @@ def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeue
         '        (work / "iter_1.pth").touch(); sys.exit(75)\n'
         '    signal.signal(signal.SIGUSR2, stop)\n'
         '    (work / "up").touch(); time.sleep(1800)\n'
-        '(work / "iter_2.pth").touch(); (work / "last_checkpoint").write_text(str(work / "iter_2.pth"))\n'
+        '(work / "iter_2.pth").write_bytes(b"PK\\5\\6" + bytes(18))\n'
+        '(work / "last_checkpoint").write_text(str(work / "iter_2.pth"))\n'
         '(work / "1" / "vis_data" / "scalars.json").write_text(json.dumps(dict(mIoU=50.0, step=2)))\n')
     place.describe(dict(iterations=2, metric='mIoU', command=[sys.executable, '-c', program], test_command=[]))
     script = (
-        'import sys; from pathlib import Path; sys.path.insert(0, "tools")\n'
-        'from sweep_executor import Executor; from mmseg_daft.sweep.run_folder import RunFolder\n'
+        'from pathlib import Path\n'
+        'from mmseg_daft.sweep.executor import Executor; from mmseg_daft.sweep.folder import RunFolder\n'
         f'executor = Executor("slurm", Path({str(tmp_path / "jobs")!r}), 1, 0, slurm=dict(partition="test"))\n'
         f'executor.submit([RunFolder(Path({str(place.path)!r}))])\n')
     subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=cluster.env, check=True, timeout=900)

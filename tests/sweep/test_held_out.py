@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_daft.sweep.held_out import hold_out
+from mmseg_daft.sweep.plan import hold_out
 
 NAMES = st.lists(st.text('abc/', min_size=1, max_size=6), min_size=2, max_size=60, unique=True)
 

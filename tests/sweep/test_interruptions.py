@@ -4,14 +4,15 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from unittest import mock
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_daft.sweep.decision import decide_by_looking
-from mmseg_daft.sweep.protocol import Protocol, Step
-from mmseg_daft.sweep.run_folder import RunFolder
-from mmseg_daft.sweep.sweep import Sweep
+from mmseg_daft.sweep.folder import RunFolder
+from mmseg_daft.sweep.protocol import Protocol, Step, Sweep
 
 MAX_FAILURES = 2
 SWEEP = Sweep({
@@ -23,6 +24,13 @@ SWEEP = Sweep({
 # dies before it notes that it has begun.
 EVENTS = st.sampled_from(['finish', 'fail', 'vanish', 'preempt', 'progress', 'vanish before its attempt'])
 STEPS = st.one_of(st.tuples(EVENTS, st.integers(0, 20)), st.just(('restart', 0)), st.just(('look', 0)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def without_fsync():
+    """No machine crashes here, and waiting for the disk takes most of the time."""
+    with mock.patch('os.fsync'):
+        yield
 
 
 def outcome(name):
@@ -47,7 +55,7 @@ class Cluster:
 
     def submit(self, forget_job=False):
         """Start what is due; killed right after Slurm took the job, the orchestrator does not know of it."""
-        decision, _ = self.look()
+        decision = self.look()
         for run in decision.start:
             self.jobs += 1
             place = self.place(run)
@@ -101,23 +109,23 @@ class Cluster:
     def end(self, event='finish'):
         """Go on without another disturbance until nothing is left to do."""
         for _ in range(200):
-            decision, seen = self.look()
+            decision = self.look()
             if decision.complete or not (decision.start or self.queue):
-                return decision, seen
+                return decision
             self.submit()
             for job in [*self.queue]:
                 self.happen(event, job)
         raise AssertionError('it never ends')
 
 
-def table(decision, seen):
-    return ([(run.name, seen[run.name].value, seen[run.name].diverged) for run in decision.runs],
+def table(decision):
+    return ([(run.name, decision.look(run).value, decision.look(run).diverged) for run in decision.runs],
             {key: run.name for key, run in decision.winners.items()}, decision.complete, decision.blocked)
 
 
 def undisturbed():
     with tempfile.TemporaryDirectory() as folder:
-        return table(*Cluster(Path(folder)).end())
+        return table(Cluster(Path(folder)).end())
 
 
 EXPECTED = undisturbed()
@@ -154,7 +162,7 @@ def test_any_interleaving_ends_in_the_same_table(steps):
                 cluster.submit(forget_job=True)
             elif cluster.queue:
                 cluster.happen(event, [*cluster.queue][choice % len(cluster.queue)])
-        assert table(*cluster.end()) == EXPECTED
+        assert table(cluster.end()) == EXPECTED
         assert sorted(cluster.finished) == sorted(name for name, _, _ in EXPECTED[0])  # each once, none lost
         positions = {name: i for i, name in enumerate(cluster.order)}
         first_of_step2 = min(position for name, position in positions.items() if 'daft_step2' in name)
@@ -165,9 +173,9 @@ def test_a_run_whose_jobs_die_before_they_begin_is_given_up(tmp_path):
     """As where the package cannot be loaded on the nodes: nothing is in the run's folder but the submissions."""
     cluster = Cluster(tmp_path)
     cluster.happen = lambda event, job: cluster.queue.pop(job)
-    decision, seen = cluster.end('vanish')
+    decision = cluster.end('vanish')
     first = [run for run in decision.runs if run.method in ('lp', 'daft')]
-    assert {seen[run.name].failures for run in first} == {MAX_FAILURES + 1} and cluster.jobs == 3 * len(first)
+    assert {decision.look(run).failures for run in first} == {MAX_FAILURES + 1} and cluster.jobs == 3 * len(first)
     assert {'lp', 'daft'} <= set(decision.blocked) and not decision.complete
 
 

@@ -3,34 +3,42 @@
 import csv
 import io
 import math
+import subprocess
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from mmseg_daft.sweep.curves import draw_curves
-from mmseg_daft.sweep.results import COLUMNS, method_results, to_csv, to_latex, to_markdown
-
-
-def row(method, stage, backbone, head, seed, value, state='done'):
-    content = dict.fromkeys(COLUMNS)
-    content.update(name=f'{method}_{stage}_{backbone:g}_{head:g}_{seed}', method=method, stage=stage,
-                   backbone_lr=backbone, head_lr=head, seed=seed, value=value, state=state, metric='mIoU')
-    return content
-
+from mmseg_daft.sweep.decision import Decision, Seen
+from mmseg_daft.sweep.folder import SweepFolder
+from mmseg_daft.sweep.protocol import Run, Sweep
+from mmseg_daft.sweep.results import (
+    draw_curves,
+    method_results,
+    retrain_command,
+    retrain_script,
+    row_of,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 
 FT = [70.0, 71.5, 72.7]
-ROWS = [
-    *(row('ft', 'step1', rate, rate, seed, value) for rate, value in ((0.1, 61.0), (0.01, 64.0), (0.001, 55.0))
-      for seed in (0,)),
-    row('ft', 'step1', 0.3, 0.3, 0, None, 'diverged'),
-    *(row('ft', 'report', 0.01, 0.01, seed, value) for seed, value in enumerate(FT)),
-    row('daft', 'report', 0.1, 1, 0, 75.5), row('daft', 'report', 0.1, 1, 1, None, 'running'),
-    row('lp', 'report', 0, 1, 0, 65.25)]
+TABLE = [
+    *(('ft', 'step1', rate, rate, 0, value) for rate, value in ((0.1, 61.0), (0.01, 64.0), (0.001, 55.0))),
+    ('ft', 'step1', 0.3, 0.3, 0, 'diverged'),
+    *(('ft', 'report', 0.01, 0.01, seed, value) for seed, value in enumerate(FT)),
+    ('daft', 'report', 0.1, 1, 0, 75.5), ('daft', 'report', 0.1, 1, 1, 'running'),
+    ('lp', 'report', 0, 1, 0, 65.25)]
+RUNS = [Run(*row[:5]) for row in TABLE]
+DECISION = Decision({
+    run.name: Seen(None if isinstance(row[5], str) else row[5], row[5] == 'diverged', 0, *[row[5] == 'running'] * 2)
+    for run, row in zip(RUNS, TABLE)}, RUNS)
 
 
 def test_mean_and_deviation_are_numpy_s_and_absent_seeds_are_named():
-    lp, ft, daft = method_results(ROWS)
+    lp, ft, daft = method_results(DECISION)
     assert [r.method for r in (lp, ft, daft)] == ['lp', 'ft', 'daft']
     assert math.isclose(ft.mean, np.mean(FT)) and math.isclose(ft.deviation, np.std(FT, ddof=1))
     assert lp.deviation is None and daft.absent == {1: 'running'}
@@ -41,27 +49,53 @@ def test_mean_and_deviation_are_numpy_s_and_absent_seeds_are_named():
 
 
 def test_latex_marks_the_best_of_the_complete():
-    table = to_latex(method_results(ROWS), 'mIoU')
+    table = to_latex(method_results(DECISION), 'mIoU')
     assert r'FT & \textbf{71.40 $\pm$ 1.35} & 3 & 0.01 & 0.01 \\' in table
     assert r'DAFT & 75.50 &' in table
     assert table.count(r'\begin') == table.count(r'\end') == 1
 
 
-def test_csv_holds_every_run_and_nothing_where_there_is_no_value():
-    read = list(csv.DictReader(io.StringIO(to_csv(ROWS))))
-    assert len(read) == len(ROWS) and tuple(read[0]) == COLUMNS
+def test_csv_holds_every_run_and_nothing_where_there_is_no_value(tmp_path):
+    rows = [row_of(SweepFolder(tmp_path, Sweep({}), dict.fromkeys(('lp', 'ft', 'daft'), 'x.py'), 0.1, '', 0), run,
+                   DECISION.look(run)) | {'value': DECISION.look(run).value} for run in RUNS]
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert [r['name'] for r in read] == [run.name for run in RUNS]
     assert [r['value'] for r in read if r['state'] != 'done'] == ['', '']
 
 
-@pytest.mark.parametrize('grey', [False, True])
-def test_the_winner_s_star_stands_out_of_the_curves_also_in_grey(tmp_path, grey):
-    """The star is the one orange thing; in grey it is the one medium shade with a black rim."""
+@pytest.mark.parametrize('gray', [False, True])
+def test_the_winner_s_star_stands_out_of_the_curves_also_in_gray(tmp_path, gray):
+    """The star is the one orange thing; in gray it is the one medium shade with a black rim."""
     path = tmp_path / 'curves.png'
-    draw_curves(ROWS, {('ft', 'step1'): (0.01, 0.01)}, 'mIoU', path)
+    draw_curves(replace(DECISION, winners={('ft', 'step1'): RUNS[1]}), 'mIoU', path)
     with_star = cv2.imread(str(path)).astype(int)
-    draw_curves(ROWS, {}, 'mIoU', path)
+    draw_curves(DECISION, 'mIoU', path)
     without = cv2.imread(str(path)).astype(int)
     difference = np.abs(with_star - without)
-    if grey:
+    if gray:
         difference = np.abs(with_star.mean(2) - without.mean(2))[..., None]
     assert with_star.shape[0] > 300 and (difference.max(2) > 60).sum() > 50
+
+
+@pytest.mark.parametrize('tested', [False, True])
+def test_a_run_is_trained_again_where_it_was_planned_into_a_new_folder(tested, tmp_path):
+    planned, program = tmp_path / 'planned here', tmp_path / 'program'
+    planned.mkdir()
+    program.write_text('#!/bin/sh\necho "$PWD|$*"\n')
+    program.chmod(0o755)
+    described = dict(
+        directory=str(planned),
+        command=[str(program), 'train.py', 'c.py', '--resume', '--work-dir', '/sweep/run/train', '--cfg-options',
+                 'a=1'],
+        test_command=[str(program), 'test.py', 'c.py', '--work-dir', '/sweep/run/test'])
+    result = dict(checkpoint='/sweep/run/train/iter_7.pth', tested=tested)
+    row = dict(name='run', state='done', value=1.0, metric='mIoU', split='test', revision='aaa',
+               command=retrain_command(described, result, 'run'))
+    script = retrain_script([row])
+    done = subprocess.run(['bash', '-c', script], env={'OUT': 'new', 'PATH': '/usr/bin:/bin'}, cwd=tmp_path,
+                          capture_output=True, text=True, check=True)
+    new = tmp_path / 'new' / 'run'
+    test = [f'{planned}|test.py c.py --work-dir {new}/test {new}/iter_7.pth']
+    assert done.stdout.splitlines() == [f'{planned}|train.py c.py --work-dir {new} --cfg-options a=1', *test * tested]
+    without = subprocess.run(['bash', '-c', script], env={'PATH': '/usr/bin:/bin'}, capture_output=True, text=True)
+    assert without.returncode and 'Name a new folder' in without.stderr

@@ -30,8 +30,7 @@ class BNConversionHook(Hook):
         custom_hooks = [dict(type='BNConversionHook')]
 
     The training that follows sees the data order, the augmentations and the random numbers that it would see without
-    the hook. A resumed run is not converted again. A converted model that is loaded by ``load_from`` may be converted
-    once more: that changes nothing that matters.
+    the hook. A resumed run is not converted again.
 
     Args:
         modules: The submodules whose batch-norm layers are converted; for some stages alone
@@ -40,27 +39,20 @@ class BNConversionHook(Hook):
             (SyncBatchNorm joins those of one round); ``None`` for the whole training set, as in the paper.
         tolerance: The largest relative change of the eval-mode output that passes as float noise.
         allow_untrained: Convert layers whose statistics are those of an untrained layer, too.
-        mean: For ablations: convert the means; ``False`` for the variances alone.
-        var: For ablations: convert the variances; ``False`` for the means alone.
-        blend: For ablations: α, the target's share in the new statistics.
-        compensate: For ablations: ``False`` replaces statistics without changing γ and β, as adaptive batch norm does
-            (AdaBN); then the eval-mode output changes, and the pass normalizes by mini-batch, so that each layer's
-            statistics fit the adapted layers before it.
-        statistics: A file of target statistics. If it is not there, it is written; if it is, the pass is left out, for
-            instance in the runs of a sweep that differ in their learning rates alone. The runs have to share a seed
-            (``randomness=dict(seed=0)``): without, MMEngine draws another for each run.
+        mean, var, blend, compensate: For ablations, see ``ConversionVariant``; ``compensate=False`` is adaptive batch
+            norm (AdaBN), which changes the eval-mode output.
+        statistics: A file of target statistics: written if it is not there, else used in place of the pass, by runs
+            that differ in their rates alone; ``{seed}`` in its name stands for the seed that they share.
         stop_error: End the pass early, once the standard error of every layer's statistics is below this share of their
             scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set. ``None`` for
             the whole pass, as in the paper.
         min_batches: How many mini-batches such a pass takes at least.
+        cache_dir: Without effect since 0.2; configs that sweeps froze before name it.
 
     Raises:
         ValueError: At once: the arguments of the ablation or the stop rule make no sense. In ``before_train``, with the
-            model as it was: a submodule is misspelt or holds no layer that can be converted, a layer was never trained
-            or never reached, the data are empty or too few, they or the weights hold NaN, or the file of statistics
-            belongs to another pass.
-        RuntimeError: In ``before_train``: the eval-mode output changed, the run is resumed but was never converted, or
-            another rank failed.
+            model as it was: as ``convert_batch_norm``, or the file of statistics belongs to another pass.
+        RuntimeError: As ``convert_batch_norm``, or the run is resumed but was never converted.
     """
 
     def __init__(
@@ -76,6 +68,7 @@ class BNConversionHook(Hook):
         statistics: str | None = None,
         stop_error: float | None = None,
         min_batches: int = 16,
+        cache_dir: str | None = None,
     ) -> None:
         self.settings = ConversionSettings(
             (modules,) if isinstance(modules, str) else tuple(modules), num_batches, tolerance, allow_untrained,
@@ -89,11 +82,9 @@ class BNConversionHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Convert, unless the run was resumed."""
         if runner.iter > 0:
-            self._check_resumed(runner)
-            return
+            return self._check_resumed(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        seed = [runner.seed or 0]
-        broadcast_object_list(seed)  # with diff_rank_seed=True every rank has its own
+        broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(
             model, runner.train_dataloader, self.settings, seed[0], runner.cfg, lambda: _precision_of(runner))
         runner.message_hub.update_info(RECORD, record.as_dict())

@@ -1,4 +1,4 @@
-"""An MMEngine hook that keeps batch norm in test mode while the model trains."""
+"""An MMEngine hook that keeps batch norm in eval mode while the model trains."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mmseg_daft.core.batch_norm import find_batch_norms
 
 @HOOKS.register_module()
 class BNTestModeHook(Hook):
-    """Let batch-norm layers normalise with their running statistics in every training iteration.
+    """Let batch-norm layers normalize with their running statistics in every training iteration.
 
-    The second stage of LP-FT has *all* batch norm in test mode, the decoder's too (Kumar et al., ICLR
-    2022; Table 1 of Ha, Jeong, Lee, AAAI 2024): statistics stay as they are, γ and β are trained. mmseg's
+    The second stage of LP-FT has *all* batch norm in eval mode (the paper's test mode), the decoder's too (Kumar et
+    al., ICLR 2022; Table 1 of Ha, Jeong, Lee, AAAI 2024): statistics stay as they are, γ and β are trained. mmseg's
     ``norm_eval=True`` does so for a backbone alone. In a config::
 
         custom_hooks = [dict(type='BNTestModeHook')]
 
     Args:
-        modules: The submodules whose batch norm is meant; by default the whole model.
+        modules: The submodules to look for batch norm in; by default the whole model.
 
     Raises:
         ValueError: In ``before_train``: a module is misspelt, or there is no batch norm.
@@ -39,9 +39,9 @@ class BNTestModeHook(Hook):
         """Find the layers."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.layers = list(find_batch_norms(model, self.modules).values())
-        runner.logger.info(f'BN test mode: {len(self.layers)} batch-norm layers keep their running statistics.')
+        runner.logger.info(f'BN eval mode: {len(self.layers)} batch-norm layers keep their running statistics.')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Put the layers in test mode: MMEngine calls ``model.train()`` before every iteration."""
+        """Put the layers in eval mode: MMEngine calls ``model.train()`` before every iteration."""
         for layer in self.layers:
             layer.eval()

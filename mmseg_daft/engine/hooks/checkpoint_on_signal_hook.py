@@ -30,7 +30,7 @@ class CheckpointOnSignalHook(Hook):
 
     ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm
     sends the signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and
-    ``tools/sweep.py`` then put the job back into the queue. All ranks stop after the same iteration, whichever
+    the sweep then put the job back into the queue. All ranks stop after the same iteration, whichever
     of them the signal reached.
 
     The handlers are installed by the constructor, because it is the one place before the data loader's workers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ MARK = 'diverged.json'
 class DivergenceHook(Hook):
     """End the run when its loss is no longer a finite number.
 
-    NaN never goes away again, and a learning-rate sweep has rates at which it comes early. ``tools/sweep.py``
+    NaN never goes away again, and a learning-rate sweep has rates at which it comes early. The sweep
     tells such runs from failed ones by the file ``diverged.json`` in the run's ``work_dir``.
     """
 
@@ -47,8 +46,7 @@ class DivergenceHook(Hook):
         if math.isfinite(value):
             return
         iteration = runner.iter + 1
-        content = json.dumps(dict(iteration=iteration, loss=str(value)))
-        write_atomically(Path(runner.work_dir, MARK), content.encode())  # several ranks may write
+        write_atomically(Path(runner.work_dir, MARK), dict(iteration=iteration, loss=str(value)))  # on several ranks
         raise FloatingPointError(
             f'The loss of iteration {iteration} is {value}: the run diverged and ends here. '
             'Lower the learning rate (backbone_lr, head_lr), or clip the gradients: '

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class EffectiveBatchHook(Hook):
-    """Warn at the start of a run whose optimizer steps are over more or fewer images than intended.
+    """Warn at the start of a run if an optimizer step is over more or fewer images than intended.
 
     mmseg's configs state a batch size per GPU, so the same config is another experiment on another number
     of GPUs (mmseg issues 179, 730, 3023).

@@ -105,7 +105,7 @@ class ExactResumeHook(Hook):
         if before is None:
             raise RuntimeError(
                 f'This run was trained for {runner.iter} iterations without ExactResumeHook, so it cannot go on '
-                'exactly. Leave the hook out to go on as it was, or start anew in another work_dir.')
+                'exactly. Leave the hook out to go on as it was, or start a new run in another work_dir.')
         differs = [f'{name} was {before[name]} and is {now[name]}' for name in now
                    if name != 'seed' and before[name] != now[name]]
         if differs:

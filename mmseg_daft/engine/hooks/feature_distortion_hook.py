@@ -31,7 +31,7 @@ ORIGIN = 'feature_distortion'
 class FeatureDistortionHook(Hook):
     """Write the distortion of the features, and the change of the parameters, into the run's visualizer.
 
-    Every ``interval`` iterations the model sees a few fixed validation images in test mode, and cosine similarity,
+    Every ``interval`` iterations the model sees a few fixed validation images in eval mode, and cosine similarity,
     L2 distance and linear CKA to the pre-trained features become scalars ``distortion/stage4/…``. Beside them,
     ``distortion/change/…`` are the relative changes since training began (Eq. 6 of Ha, Jeong, Lee, AAAI 2024), medians
     over layers, and ``distortion/drift/…`` how far the running statistics moved. In a config::

@@ -1,5 +1,6 @@
-"""tools/sweep.py without a cluster: what it refuses, what it freezes, and a sweep of real trainings on this machine."""
+"""A sweep without a cluster: what it refuses, freezes and shows, and real trainings on this machine."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -14,55 +15,61 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
+from mmseg.registry import DATASETS
 from rich.console import Console
 from support.small_runs import DAFT_VOC, small
 from support.sweep_runs import write_methods
 
+from mmseg_daft import cli
+from mmseg_daft.console import make_console
+from mmseg_daft.engine.training_data import leaf_datasets
+from mmseg_daft.sweep import plan
+from mmseg_daft.sweep.command import add_arguments, read_sweep
+from mmseg_daft.sweep.decision import STATES, decide
+from mmseg_daft.sweep.executor import Executor, slurm_queue
+from mmseg_daft.sweep.folder import RunFolder, SweepFolder
+from mmseg_daft.sweep.protocol import RATES, Protocol, Step, Sweep, protocols
+from mmseg_daft.sweep.results import write_results
+from mmseg_daft.sweep.screen import ChangeLog, plan_table
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-
-import sweep_configs  # noqa: E402
-
-from mmseg_daft.sweep.command import parse_args  # noqa: E402
-from mmseg_daft.sweep.decision import decide, decide_by_looking  # noqa: E402
-from mmseg_daft.sweep.executor import Executor, slurm_queue  # noqa: E402
-from mmseg_daft.sweep.plan import read_sweep  # noqa: E402
-from mmseg_daft.sweep.protocol import Protocol, Step, protocols  # noqa: E402
-from mmseg_daft.sweep.run_folder import RunFolder  # noqa: E402
-from mmseg_daft.sweep.setup import Setup, describe, look  # noqa: E402
-from mmseg_daft.sweep.sweep import Sweep  # noqa: E402
-from mmseg_daft.sweep.write_results import write_results  # noqa: E402
-
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
     DAFT_VOC, 'daft/daft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py',
     'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'))
 FT = Protocol((Step(('backbone_lr', 'head_lr'), (0.1,)),))
 
 
-def sweep(*words, code=0, **options):
-    done = subprocess.run([sys.executable, 'tools/sweep.py', *map(str, words)], capture_output=True, text=True,
-                          cwd=ROOT, **options)
-    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
-    assert 'Traceback' not in done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def sweep(capsys):
+    """Return a function that runs a subcommand in this process and returns its output, one space for each blank."""
+    def run(*words, code=0):
+        try:
+            status = cli.main(['sweep', *map(str, words)])
+        except SystemExit as stop:
+            status, message = 1, stop.code
+            print(message)
+        output = capsys.readouterr().out
+        assert status == code, output
+        return ' '.join(output.split())
+    return run
 
 
-def setup_of(config, **options):
-    return Setup(Sweep({'ft': FT}, iterations=2), {'ft': str(config)}, **{
-        'held_out': 0.3, 'held_out_by': '', 'held_out_seed': 0, **options})
+def folder_of(path, config='x.py', **options):
+    return SweepFolder(path, **{'sweep': Sweep({'ft': FT}, iterations=2), 'configs': {'ft': str(config)},
+                                'held_out': 0.3, 'held_out_by': '', 'held_out_seed': 0, **options})
 
 
 def frozen(config, root, tmp_path, **options):
     cfg = small(config, tmp_path / 'unused', root)
     cfg.dump(tmp_path / 'ft.py')
-    sweep_configs.freeze(setup_of(tmp_path / 'ft.py', **options), tmp_path / 'sweep')
+    plan.freeze(folder_of(tmp_path / 'sweep', tmp_path / 'ft.py', **options))
     return [Config.fromfile(tmp_path / 'sweep' / 'configs' / f'ft-{name}.py', import_custom_modules=False)
             for name in ('select', 'report')]
 
 
 def images(dataset):
     """What a data set of a frozen config reads, by mmseg itself."""
-    leaves = [sweep_configs.DATASETS.build(dict(leaf, pipeline=[])) for leaf in sweep_configs.leaves(dataset)]
+    leaves = [DATASETS.build(dict(leaf, pipeline=[])) for leaf in leaf_datasets(dataset)]
     return {Path(leaf.get_data_info(i)['img_path']) for leaf in leaves for i in range(len(leaf))}
 
 
@@ -81,37 +88,25 @@ def test_selecting_runs_never_see_the_reported_images(config, root, held, tmp_pa
     assert images(report.val_dataloader.dataset) == reported == images(report.test_dataloader.dataset)
     # The held-out images are evaluated as the reported ones are: whole, without augmentation.
     assert all(leaf.pipeline == whole.val_dataloader.dataset.pipeline
-               for leaf in sweep_configs.leaves(select.val_dataloader.dataset))
+               for leaf in leaf_datasets(select.val_dataloader.dataset))
 
 
 def test_a_frozen_config_validates_at_its_end_and_carries_the_hooks(voc_root, tmp_path):
     cfg = small(VOC, tmp_path, voc_root)
     del cfg.default_hooks['divergence'], cfg.default_hooks['on_signal']
     cfg.train_cfg.val_interval = 1
-    sweep_configs.prepare(setup_of('x', gpus_per_run=2), tmp_path, cfg)
+    plan.prepare(folder_of(tmp_path, gpus_per_run=2), cfg)
     assert cfg.train_cfg.val_interval == 2 and cfg.train_dataloader.batch_size == 2
     assert {'DivergenceHook', 'CheckpointOnSignalHook'} <= {hook['type'] for hook in cfg.default_hooks.values()}
     with pytest.raises(SystemExit, match='cannot be shared by 3 GPUs'):
-        sweep_configs.prepare(setup_of('x', gpus_per_run=3), tmp_path, cfg)
+        plan.prepare(folder_of(tmp_path, gpus_per_run=3), cfg)
 
 
-def test_statistics_are_shared_where_the_hook_can(monkeypatch, tmp_path):
-    cfg = Config(dict(custom_hooks=[dict(type='BNConversionHook'), dict(type='BNTestModeHook')]))
-
-    class Able:
-        def __init__(self, cache_dir=None):
-            pass
-
-    class Unable:
-        def __init__(self):
-            pass
-
-    monkeypatch.setattr(sweep_configs, 'BNConversionHook', Unable)
-    sweep_configs.share_statistics(cfg, tmp_path)
-    assert cfg.custom_hooks == [dict(type='BNConversionHook'), dict(type='BNTestModeHook')]
-    monkeypatch.setattr(sweep_configs, 'BNConversionHook', Able)
-    sweep_configs.share_statistics(cfg, tmp_path)
-    assert cfg.custom_hooks == [dict(type='BNConversionHook', cache_dir=str(tmp_path)), dict(type='BNTestModeHook')]
+def test_conversions_share_their_statistics(voc_root, tmp_path):
+    cfg = small(DAFT_VOC, tmp_path, voc_root)
+    plan.share_statistics(folder_of(tmp_path / 'sweep'), 'daft-select', cfg)
+    files = [hook.get('statistics') for hook in cfg.custom_hooks]
+    assert [file for file in files if file] == [f'{tmp_path}/sweep/statistics/daft-select-seed-{{seed}}.safetensors']
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -120,9 +115,9 @@ def test_statistics_are_shared_where_the_hook_can(monkeypatch, tmp_path):
     ({'train_cfg.max_iters': 3}, 'trains for 3 iterations, the others for 2')])
 def test_what_cannot_be_swept_is_refused_before_anything_runs(change, message, voc_root, tmp_path):
     cfg = small(VOC, tmp_path, voc_root, **change)
-    setup = Setup(Sweep({'ft': protocols()['ft']}, iterations=2), {'ft': 'x.py'}, 0.3, '', 0)
+    folder = folder_of(tmp_path, sweep=Sweep({'ft': protocols()['ft']}, iterations=2))
     with pytest.raises(SystemExit, match=message):
-        sweep_configs.check(setup, 'ft', cfg)
+        plan.check(folder, 'ft', cfg)
 
 
 @pytest.mark.parametrize('config', [VOC, CITYSCAPES, CAMVID])
@@ -132,15 +127,15 @@ def test_data_that_are_not_there_are_named(config, tmp_path):
 
 
 def test_another_sweep_in_the_folder_is_refused(tmp_path):
-    setup_of('x.py').save(tmp_path)
-    setup_of('x.py', revision='later').save(tmp_path)
-    assert Setup.load(tmp_path) == setup_of('x.py')
+    folder_of(tmp_path).save()
+    folder_of(tmp_path, revision='later').save()
+    assert SweepFolder.load(tmp_path) == folder_of(tmp_path)
     with pytest.raises(SystemExit, match='another sweep: it differs in held_out'):
-        setup_of('x.py', held_out=0.5).save(tmp_path)
+        folder_of(tmp_path, held_out=0.5).save()
     with pytest.raises(SystemExit, match='takes apart at spaces'):
-        setup_of('x.py').save(tmp_path / 'a b')
-    with pytest.raises(SystemExit, match='holds no sweep'):
-        Setup.load(tmp_path / 'nowhere')
+        folder_of(tmp_path / 'a b')
+    with pytest.raises(SystemExit, match='holds no sweep: start with mmseg-daft sweep plan'):
+        SweepFolder.load(tmp_path / 'nowhere')
 
 
 @pytest.mark.parametrize(('named', 'names'), [
@@ -173,37 +168,81 @@ def test_runs_here_share_the_gpus_that_there_are(named, names, tmp_path, monkeyp
 
 
 def test_another_spelling_of_the_interpreter_is_the_same_run_and_another_rate_is_not(tmp_path, monkeypatch):
-    setup = setup_of('x.py', gpus_per_run=0, directory=str(tmp_path))
-    run = decide(setup.sweep, {}).start[0]
-    place = describe(setup, tmp_path, run)
+    folder = folder_of(tmp_path, gpus_per_run=0, directory=str(tmp_path))
+    run = decide(folder.sweep, {}).start[0]
+    place = folder.describe(run)
     monkeypatch.setattr(sys, 'executable', '/another/python3')
-    assert describe(setup, tmp_path, run).description()['command'][0] == '/another/python3'
+    assert folder.describe(run).description()['command'][0] == '/another/python3'
     (place.path / 'run.json').write_text(json.dumps(dict(place.description(), head_lr=0.5)))
     with pytest.raises(SystemExit, match='differs in head_lr. Plan into another folder'):
-        describe(setup, tmp_path, run)
+        folder.describe(run)
+
+
+@pytest.mark.parametrize('gpus', [0, 1, 2])
+def test_runs_are_started_by_what_an_installed_package_has(gpus, tmp_path):
+    folder = folder_of(tmp_path, gpus_per_run=gpus, directory=str(tmp_path))
+    described = folder.describe(decide(folder.sweep, {}).start[0]).description()
+    for name in ('train', 'test'):
+        command = described['command' if name == 'train' else 'test_command']
+        launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'] * (gpus == 2)
+        words = [sys.executable, *launch, '-m', 'mmseg_daft', name, str(tmp_path / 'configs' / 'ft-select.py')]
+        assert command[:len(words)] == words
+        assert ('--launcher' in command) == (gpus == 2)
 
 
 def test_a_sweep_whose_directory_has_moved_goes_on_once_it_is_planned_there(tmp_path):
-    gone = setup_of('x.py', directory=str(tmp_path / 'gone'))
-    gone.save(tmp_path)
+    gone = folder_of(tmp_path, directory=str(tmp_path / 'gone'))
+    gone.save()
     run = decide(gone.sweep, {}).start[0]
     with pytest.raises(SystemExit, match='which is gone: give the plan command again'):
-        describe(Setup.load(tmp_path), tmp_path, run)
-    setup_of('x.py', directory=str(tmp_path)).save(tmp_path)
-    assert describe(Setup.load(tmp_path), tmp_path, run).description()['directory'] == str(tmp_path)
+        SweepFolder.load(tmp_path).describe(run)
+    folder_of(tmp_path, directory=str(tmp_path)).save()
+    assert SweepFolder.load(tmp_path).describe(run).description()['directory'] == str(tmp_path)
+
+
+def test_a_sweep_that_was_begun_by_version_0_1_goes_on(sweep, tmp_path):
+    """Its runs were started by tools/train.py of a checkout; what had ended stays, the others are started as now."""
+    method = dict(steps=[dict(rates=['backbone_lr', 'head_lr'], grid=[0.1, 0.01])], fixed={}, starts_from=None)
+    (tmp_path / 'sweep.json').write_text(json.dumps(dict(
+        sweep=dict(methods=dict(ft=method), select_seeds=[0], report_seeds=[0], metric='mIoU', iterations=2),
+        configs=dict(ft='x.py'), held_out=0.3, held_out_by='', held_out_seed=0, options=[], gpus_per_run=0,
+        revision='1ca907da355e', directory=str(tmp_path))))
+    names = [f'ft_step1_backbone-{rate}_head-{rate}_seed-0' for rate in (0.1, 0.01)]
+    for name, rate in zip(names, (0.1, 0.01)):
+        (tmp_path / 'runs' / name / 'attempts').mkdir(parents=True)
+        (tmp_path / 'runs' / name / 'run.json').write_text(json.dumps(dict(
+            method='ft', stage='step1', backbone_lr=rate, head_lr=rate, seed=0, start=None, iterations=2,
+            metric='mIoU', config='x.py', revision='1ca907da355e', gpus=0, directory=str(tmp_path), code='/old/tools',
+            command=['python', '/old/tools/train.py', 'c.py', '--resume', '--work-dir', 'w'],
+            test_command=['python', '/old/tools/test.py', 'c.py', '--work-dir', 'w'])))
+        (tmp_path / 'runs' / name / 'attempts' / '0001.json').write_text(json.dumps(dict(
+            started=1.0, host='vm', pid=1, job='1', ticket='t', iteration=0, outcome='stopped', ended=2.0)))
+    (tmp_path / 'runs' / names[0] / 'result.json').write_text(json.dumps(dict(
+        value=8.91, diverged=False, iteration=2, metrics=dict(mIoU=8.91), checkpoint='iter_2.pth', seconds=12.0,
+        seconds_per_iteration=0.06, revision='1ca907da355e', tested=False, host='vm', job='1', versions={})))
+    folder = SweepFolder.load(tmp_path)
+    decision = folder.look(set())
+    assert [run.name for run in decision.start] == names[1:] and decision.seen[names[0]].value == 8.91
+    described = folder.describe(decision.start[0]).description()
+    assert described['command'][1:4] == ['-m', 'mmseg_daft', 'train']
+    folder_of(tmp_path, sweep=folder.sweep, gpus_per_run=0, directory='elsewhere').save()
+    assert SweepFolder.load(tmp_path) == folder
+    assert '1 done' in sweep('status', tmp_path)
+    sweep('collect', tmp_path, code=1)
+    assert '/old/tools/train.py' in (tmp_path / 'results' / 'commands.sh').read_text()
 
 
 def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
-    setup = setup_of('x.py', directory=str(tmp_path), revision='planned')
-    setup.save(tmp_path)
+    folder = folder_of(tmp_path, directory=str(tmp_path), revision='planned')
+    folder.save()
     codes = {'ft_step1': 'aaa', 'ft_report': 'aaa'}
     for mixed in (False, True):
-        while runs := decide_by_looking(setup.sweep, lambda run: look(tmp_path, run, set()))[0].start:
+        while runs := folder.look(set()).start:
             for run in runs:
-                describe(setup, tmp_path, run).write_result(dict(
+                folder.describe(run).write_result(dict(
                     value=1.0, diverged=False, iteration=2, seconds=1, seconds_per_iteration=1, versions={},
                     revision=codes[f'ft_{run.stage}']))
-        write_results(setup, tmp_path, Console(quiet=True))
+        write_results(folder, Console(quiet=True))
         table, rows = ((tmp_path / 'results' / name).read_text() for name in ('table.md', 'runs.csv'))
         assert 'planned' not in rows
         assert ('**Mixed code**: these runs were trained with aaa, bbb;' in table) == mixed == ('bbb' in rows)
@@ -212,7 +251,7 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
         codes['ft_report'] = 'bbb'
 
 
-def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monkeypatch):
+def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, monkeypatch):
     """By programs in Slurm's place: a launch that fails is hard to come by."""
     lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
             '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x'
@@ -229,30 +268,41 @@ def test_what_slurm_holds_after_a_failed_launch_is_submitted_anew(tmp_path, monk
     assert slurm_queue() is None
 
 
-def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(tmp_path):
+def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(sweep, tmp_path, monkeypatch):
     """As where a node's Python cannot load them; no training, the folder of a sweep is enough."""
-    setup_of('x.py', gpus_per_run=0, directory=str(tmp_path)).save(tmp_path / 'sweep')
+    folder_of(tmp_path / 'sweep', gpus_per_run=0, directory=str(tmp_path)).save()
     (tmp_path / 'sitecustomize.py').write_text('import os\n'
                                                'if "SUBMITIT_LOCAL_JOB_ID" in os.environ: os._exit(3)\n')
-    output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, code=1,
-                   env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])))
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), str(ROOT)]))
+    output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, code=1)
     assert 'failed more than 1 times: ft_step1' in output
     assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
 @pytest.mark.parametrize('waiting', [False, True])
-def test_slurm_s_silence_is_told_of_a_sweep_that_waits_for_it(waiting, tmp_path, monkeypatch):
+def test_slurm_s_silence_is_told_of_a_sweep_that_waits_for_it(waiting, sweep, tmp_path, monkeypatch):
     """The program is there, its cluster is not."""
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     (tmp_path / 'squeue').chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    setup = setup_of('x.py', directory=str(tmp_path))
-    setup.save(tmp_path)
-    for run in decide(setup.sweep, {}).start:
-        place = describe(setup, tmp_path, run)
+    folder = folder_of(tmp_path, directory=str(tmp_path))
+    folder.save()
+    for run in decide(folder.sweep, {}).start:
+        place = folder.describe(run)
         if waiting:
             place.submitted('1', 'slurm', 'ticket')
     assert ('Slurm does not answer' in sweep('status', tmp_path)) == waiting
+
+
+@pytest.mark.parametrize('words', [['run'], ['plan', '--method', 'ft=x.py', '--probe', '2']], ids=['run', 'probe'])
+def test_a_missing_extra_is_named_before_anything_is_planned_or_run(words, sweep, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'submitit', None)
+    folder = tmp_path / 'sweep'
+    if words == ['run']:
+        folder_of(folder).save()
+    output = sweep(words[0], folder, *words[1:], code=1)
+    assert "submitit is not installed: pip install 'mmseg-daft[sweep]'" in output
+    assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['sweep.json'] * (words == ['run'])
 
 
 def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
@@ -268,7 +318,7 @@ def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
         Executor('slurm', tmp_path / 'jobs', 1, 0)
 
 
-def test_misspelt_methods_and_grids_are_named(tmp_path):
+def test_misspelt_methods_and_grids_are_named(sweep, tmp_path):
     output = sweep('plan', tmp_path / 'a', '--method', f'dfat={ROOT / "configs" / VOC}', code=1)
     assert "no protocol for 'dfat'" in output
     assert not (tmp_path / 'a').exists()
@@ -283,20 +333,21 @@ def test_misspelt_methods_and_grids_are_named(tmp_path):
     (['--fixed-head-lr', '0'], '--fixed-head-lr 0 is no learning rate'),
     (['--method', 'ft=other.py'], '--method ft is named twice: x.py and other.py'),
     (['--method', 'daft'], '--method daft: write NAME=CONFIG')])
-def test_a_plan_that_is_none_is_refused_in_words(words, message, monkeypatch):
-    monkeypatch.setattr(sys, 'argv', ['sweep.py', 'plan', 'folder', '--method', 'ft=x.py', *words])
+def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
     with pytest.raises(SystemExit, match=re.escape(message)):
-        read_sweep(parse_args(), 2)
+        read_sweep(parser.parse_args(['plan', 'folder', '--method', 'ft=x.py', *words]), 2)
 
 
 def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_path):
     small(VOC, tmp_path, voc_root).dump(tmp_path / 'ft.py')
     for option in ('foo', 'train_cfg.max_iters.x=1'):
         with pytest.raises(SystemExit, match=f'--cfg-options {option}: not KEY=VALUE of'):
-            sweep_configs.read(str(tmp_path / 'ft.py'), [option])
-    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3)))
+            plan.read(str(tmp_path / 'ft.py'), [option])
+    Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3))).dump(tmp_path / 'x.py')
     with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
-        sweep_configs.iterations_of(cfg, 'x.py')
+        plan.read(str(tmp_path / 'x.py'), [])
 
 
 @pytest.mark.parametrize('kinds', [['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
@@ -304,20 +355,88 @@ def test_what_an_evaluator_measures_is_what_mmseg_s_writes(kinds):
     metric = IoUMetric(iou_metrics=kinds)
     metric.dataset_meta = dict(classes=('a', 'b'))
     written = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
-    assert sweep_configs.metrics_of(dict(type='IoUMetric', iou_metrics=kinds)) == set(written)
+    assert plan.metrics_of(dict(type='IoUMetric', iou_metrics=kinds)) == set(written)
 
 
 @pytest.mark.parametrize('part', ['val_evaluator', 'test_evaluator'])
 def test_an_evaluator_without_the_selecting_metric_is_refused(part, voc_root, tmp_path):
     cfg = small(VOC, tmp_path, voc_root, **{f'{part}.iou_metrics': ['mDice']})
-    setup = setup_of('x.py')
+    folder = folder_of(tmp_path)
     with pytest.raises(SystemExit, match=f'its {part} measures aAcc, mAcc, mDice, and mIoU selects.*--metric'):
-        sweep_configs.check(setup, 'ft', cfg)
+        plan.check(folder, 'ft', cfg)
     cfg.merge_from_dict({f'{p}.iou_metrics': ['mDice'] for p in ('val_evaluator', 'test_evaluator')})
-    sweep_configs.check(dataclasses.replace(setup, sweep=dataclasses.replace(setup.sweep, metric='mDice')), 'ft', cfg)
+    plan.check(dataclasses.replace(folder, sweep=dataclasses.replace(folder.sweep, metric='mDice')), 'ft', cfg)
 
 
-def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_path):
+@pytest.fixture
+def half_way(tmp_path, monkeypatch):
+    """A sweep of all methods, half way, with a run in every state that there is."""
+    monkeypatch.chdir(tmp_path)
+    known, locks = protocols(), []
+    folder = folder_of(Path('sweep'), sweep=Sweep(known, (0, 1), (0, 1, 2, 3, 4)), configs=dict.fromkeys(known, 'x.py'))
+    folder.save()
+    timing = dict(seconds_per_iteration=12.3, seconds_around=100, iterations=20)
+    (folder.path / 'probe.json').write_text(json.dumps(dict.fromkeys(known, timing)))
+    odd = iter(['failed', 'running', 'queued', 'diverged', 'to start'])
+    for _ in range(6):
+        for run in folder.look({'queued'}).start:
+            place = folder.describe(run)
+            state = next(odd, 'to start') if run.method == 'daft' or run.name.startswith('ft_report') else 'done'
+            if state in ('done', 'diverged'):
+                place.write_result(dict(
+                    value=99.5 + run.seed / 100 if state == 'done' else None, diverged=state == 'diverged',
+                    iteration=30000, seconds=3600.5, seconds_per_iteration=0.1, versions={}, revision='0123456789ab+'))
+                if run.method == 'lp':
+                    final = place.work_dir / 'iter_30000.pth'
+                    final.parent.mkdir()
+                    final.touch()
+                    (place.work_dir / 'last_checkpoint').write_text(str(final))
+            elif state == 'failed':
+                place.end_attempt(place.begin_attempt('1', 0), 'failed')
+            elif state == 'queued':
+                place.submitted('queued', 'local', 'ticket')
+            elif state == 'running':
+                locks.append(place.lock())
+    (tmp_path / 'squeue').write_text('#!/bin/sh\necho "queued|queued|None|sweep-x"\n')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    yield folder
+    for lock in locks:
+        os.close(lock)
+
+
+@pytest.mark.parametrize('columns', [80, 100], ids=['80 columns', 'pipe'])
+@pytest.mark.parametrize('what', ['plan', 'status', 'collect', 'log'])
+def test_what_is_shown_fits_and_nothing_is_cut(what, columns, half_way, monkeypatch, capsys):
+    """Every word of every cell is whole, and no line is wider than the terminal, or than 100 in a pipe."""
+    monkeypatch.setenv('COLUMNS', '80')
+    if columns == 100:
+        monkeypatch.delenv('COLUMNS')
+    decision = half_way.look({'queued'})
+    words, reported = {*protocols(), 'step1', 'report'}, [run for run in decision.runs if run.stage == 'report']
+    if what == 'plan':
+        make_console().print(*plan_table(half_way), sep='\n')
+        grids = [step.grid for protocol in protocols().values() for step in protocol.steps]
+        words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'step2', 'runs', 'GPU', 'seeds', '1640.4'}
+    elif what == 'log':
+        ChangeLog(make_console())(decision, 'Slurm does not answer: waiting for it')
+        words = {f'{run.name}:' for run in decision.runs} | {'99.50'}
+    else:
+        cli.main(['sweep', what, 'sweep'])
+        words |= {*RATES, 'mIoU'}
+        if what == 'status':
+            words |= {word for state in STATES for word in state.split()}
+        else:
+            words = {run.method for run in reported} | {f'{rate:g}' for run in reported for rate in run.rates}
+            words |= {*RATES, 'seeds', '99.52', '0.02'}
+    output = capsys.readouterr().out
+    shown = {word.strip(',()') for word in output.split()}
+    assert words <= shown, words - shown
+    assert '…' not in output.replace('--method …', '') and max(map(len, output.splitlines())) <= columns
+
+
+@pytest.mark.slow
+def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(sweep, shapes_root, tmp_path):
     """LP and LP-FT, timed, interrupted by Ctrl-C and gone on with; LP-FT starts from the models of LP."""
     configs = write_methods(tmp_path, shapes_root, ('lp', 'lpft'))
     folder = tmp_path / 'sweep'
@@ -330,7 +449,7 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(shapes_root, tmp_p
     shown = float(re.search(r'about ([\d.]+) GPU hours', output).group(1))
     assert set(timed) == {'lp', 'lpft'} and hours > 0.001 and shown == pytest.approx(hours, abs=0.06)
     assert not (folder / 'runs').exists()
-    run = [sys.executable, 'tools/sweep.py', 'run', str(folder), '--interval', '0.2']
+    run = [sys.executable, '-m', 'mmseg_daft', 'sweep', 'run', str(folder), '--interval', '0.2']
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 200
     while not list(folder.glob('runs/lp_step1*/attempts/*.json')) and time.monotonic() < deadline:

@@ -1,0 +1,137 @@
+"""Run a command with its output in a log, and read what mmseg's ``train.py`` and ``test.py`` left on disk.
+
+The standard library alone: jobs on a cluster carry this module with them and start without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg_daft.files import read_json, tail
+
+
+class RunFailedError(RuntimeError):
+    """A run failed; the message holds the end of its log."""
+
+
+def failure(status: int, log: Path) -> RunFailedError:
+    """Return the error of a run that ended with this exit status."""
+    return RunFailedError(f'Exit status {status}. The end of {log}:\n\n{tail(log)}')
+
+
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    poll: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a command to its end; stdout and stderr go to a file, so that the console stays readable.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        log: Overwritten.
+        cwd: The working directory.
+        env: The whole environment.
+        poll: Called a few times a second meanwhile, for instance to move a progress bar.
+
+    Raises:
+        RunFailedError: The exit status was not 0.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('w', encoding='utf-8') as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=dict(env))
+        try:
+            while process.poll() is None:
+                poll()
+                time.sleep(0.2)
+        finally:
+            if process.poll() is None:  # interrupted: do not leave the run behind
+                process.terminate()
+                process.wait()
+    poll()
+    if process.returncode:
+        raise failure(process.returncode, log)
+
+
+def records(work_dir: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of MMEngine's local visualizer, of all starts of a run, oldest first."""
+    for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # a line that is being written, or that a kill cut short
+            if isinstance(record, dict):
+                yield record
+
+
+def iterations_done(work_dir: Path) -> int:
+    """Return how many iterations a run has done, as far as it has logged them."""
+    return max((int(record.get('step', 0)) for record in records(work_dir)), default=0)
+
+
+def seconds_per_iteration(work_dir: Path) -> float | None:
+    """Return the median over the second half of what was logged: the first iterations are slower."""
+    times = [float(record['time']) for record in records(work_dir) if 'loss' in record and 'time' in record]
+    return statistics.median(times[len(times) // 2:]) if times else None
+
+
+def final_metrics(work_dir: Path, iterations: int, metric: str) -> dict[str, float] | None:
+    """Return the metrics of the last validation after this many iterations, or ``None`` without one."""
+    found = [record for record in records(work_dir) if metric in record and record.get('step') == iterations]
+    return {key: value for key, value in found[-1].items() if isinstance(value, (int, float))} if found else None
+
+
+def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
+    """Return the metrics that mmseg's ``test.py`` wrote last into its work directory.
+
+    Raises:
+        FileNotFoundError: It wrote none, or not this one.
+    """
+    for file in sorted(work_dir.glob('*/*.json'), reverse=True):
+        try:
+            content = json.loads(file.read_text(encoding='utf-8'))
+        except ValueError:
+            continue
+        if metric in content:
+            return content
+    raise FileNotFoundError(f'{work_dir} holds no {metric}: has test.py run to its end?')
+
+
+test_metrics.__test__ = False  # pytest takes functions by their name
+
+
+def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
+    """Return the final checkpoint, once MMEngine has noted it as the last one."""
+    path, note = work_dir / f'iter_{iterations}.pth', work_dir / 'last_checkpoint'
+    return path if path.is_file() and note.is_file() and Path(note.read_text().strip()).name == path.name else None
+
+
+def last_saved_iteration(work_dir: Path) -> int:
+    """Return the iteration of the newest ``iter_*.pth``, 0 without one."""
+    return max((int(path.stem[5:]) for path in work_dir.glob('iter_*.pth') if path.stem[5:].isdigit()), default=0)
+
+
+def diverged_at(work_dir: Path) -> int | None:
+    """Return the iteration in which ``DivergenceHook`` ended the run, or ``None``."""
+    mark = read_json(work_dir / 'diverged.json')
+    return int(mark['iteration']) if mark else None
+
+
+def conversion_summary(log: Path) -> list[str]:
+    """Return what ``BNConversionHook`` logged about its conversion, without the logger's prefix."""
+    lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
+    for i, line in enumerate(lines):
+        _, found, rest = line.partition(' - BN conversion')
+        if found:
+            indented = lines[i + 1:i + 20]
+            end = next((k for k, follower in enumerate(indented) if not follower.startswith('  ')), len(indented))
+            return [f'BN conversion{rest}', *indented[:end]]
+    return []

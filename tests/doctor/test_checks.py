@@ -1,0 +1,341 @@
+"""Doctor finds what would waste a run, names the fix, and lets a sound config pass."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support.data_layouts import write_cityscapes
+from support.pretrained_files import write_start
+from support.small_runs import DAFT_VOC, small
+
+from mmseg_daft import cli
+from mmseg_daft.doctor.data import known_count, ranges
+from mmseg_daft.doctor.finding import Verdict
+from mmseg_daft.doctor.weights import locate, size_at
+
+ROOT = Path(__file__).parents[2]
+OK, WARN, FAIL, SKIP = Verdict
+
+
+def test_a_sound_config_has_every_check_and_no_problem(case, examine):
+    exam = examine(case.write())
+    assert exam.problems == 0 and not any(finding.verdict is SKIP for finding in exam.findings)
+    for check in ('versions', 'mmcv ops', 'train data', 'val data', 'weights', 'classes', 'batch', 'rates',
+                  'schedule', 'hooks', 'conversion', 'training step', 'GPU memory'):
+        assert exam.text(check, OK), check
+    assert '53 of 53 batch-norm layers' in exam.text('conversion', OK)
+    assert '265 tensors match (100%)' in exam.text('weights', OK)
+
+
+def assert_shown(output, findings, width):
+    """Check that a screen is so wide at most, and that its cells are wrapped, not cut."""
+    assert max(map(len, output.splitlines())) <= width and len(output.splitlines()) < 50
+    text = ''.join(output.split())
+    for finding in findings:
+        if finding.check != 'training step':  # its loss is random
+            assert ''.join(finding.found.split()) in text and ''.join(finding.fix.split()) in text, finding
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_status_0_and_one_screen(case, examine):
+    env = {name: value for name, value in os.environ.items() if name != 'COLUMNS'}
+    done = subprocess.run([sys.executable, '-m', 'mmseg_daft', 'doctor', case.write()], capture_output=True, text=True,
+                          cwd=ROOT, env=env)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == 'Ready.' and not done.stderr
+    assert_shown(done.stdout, examine(case.write()).findings, width=100)
+
+
+def test_a_broken_config_ends_with_status_1_and_one_screen(case, examine, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    case.image.write_bytes(case.image.read_bytes()[:-300])
+    case.cfg.model.type = 'EncoderDecodr'
+    assert cli.main(['doctor', str(case.write())]) == 1
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[-1] == '2 problems would waste this run.' and 'Traceback' not in output + errors
+    exam = examine(case.write())
+    assert_shown(output, exam.findings, width=80)
+    assert exam.problems == 2 and 'EncoderDecodr' in exam.text('model', FAIL)
+    assert 'because of a problem above' in exam.text('weights', SKIP)
+    assert 'because of a problem above' in exam.text('GPU memory', SKIP)
+
+
+def no_root(case):
+    for part in case.parts:
+        part.data_root = '/nowhere/VOC2012'
+
+
+def no_list(case):
+    (case.root / 'ImageSets' / 'Segmentation' / 'aug.txt').unlink()
+
+
+def missing_label(case):
+    case.label.unlink()
+
+
+def truncated_image(case):
+    case.image.write_bytes(case.image.read_bytes()[:-300])
+
+
+def text_as_image(case):
+    case.image.write_text('<html>404</html>')
+
+
+def truncated_label(case):
+    case.label.write_bytes(case.label.read_bytes()[:60])
+
+
+def label_outside(case):
+    case.put(30)
+
+
+def label_of_one_more_class(case):
+    case.put(21)
+
+
+def reduced_without_need(case):
+    for part in case.parts:
+        part.reduce_zero_label = True
+
+
+def colored_label(case):
+    cv2.imwrite(str(case.label), np.zeros((60, 80, 3), np.uint8))
+
+
+def label_of_another_size(case):
+    cv2.imwrite(str(case.label), np.zeros((30, 40), np.uint8))
+
+
+def all_ignored(case):
+    for path in (case.root / 'SegmentationClass').iterdir():
+        cv2.imwrite(str(path), np.full((60, 80), 255, np.uint8))
+
+
+def no_labels_loaded(case):
+    for part in case.parts:
+        part.pipeline = [transform for transform in part.pipeline if transform['type'] != 'LoadAnnotations']
+
+
+def other_weights(case):
+    case.cfg.model.backbone.init_cfg.pop('prefix')
+
+
+def no_weights_file(case):
+    case.weights.unlink()
+
+
+def torn_weights(case):
+    case.weights.write_bytes(case.weights.read_bytes()[:5000])
+
+
+def unreachable_weights(case):
+    case.cfg.model.backbone.init_cfg.checkpoint = 'http://127.0.0.1:9/x.pth'
+
+
+def unreachable_archive(case):
+    case.cfg.model.backbone.init_cfg.checkpoint = 'torchscript://http://127.0.0.1:9/x.pt'
+
+
+def no_weights_at_all(case):
+    case.cfg.model.backbone.init_cfg = None
+
+
+def load_from_others(case):
+    torch.save({'state_dict': {'encoder.weight': torch.zeros(3)}}, case.folder / 'other.pth')
+    case.cfg.load_from = str(case.folder / 'other.pth')
+
+
+def other_classes(case):
+    case.cfg.model.decode_head.num_classes = 19
+
+
+def learned_padding(case):
+    case.cfg.model.data_preprocessor.seg_pad_val = 0
+
+
+def missing_package(case):
+    case.cfg.custom_imports = dict(imports=['mmseg_daft', 'nowhere.models'], allow_failed_imports=True)
+    case.cfg.model.decode_head.type = 'HeadOfThatPackage'
+
+
+def floor_above_rate(case):
+    case.cfg.param_scheduler[0].eta_min = 0.05
+
+
+def missing_rate(case):
+    del case.cfg.optim_wrapper.paramwise_cfg['head_lr']
+
+
+def no_batch_norm(case):
+    case.cfg.model.backbone.norm_cfg = dict(type='GN', num_groups=2)
+
+
+def misspelt_modules(case):
+    case.cfg.custom_hooks[0].modules = ('backbone.layer5',)
+
+
+def nothing_left_to_train_at(case):
+    case.cfg.param_scheduler[0].end = 8
+
+
+def more_batches_than_there_are(case):
+    case.cfg.custom_hooks[0].num_batches = 500
+
+
+def misspelt_hook(case):
+    case.cfg.custom_hooks[0].type = 'BNConversionHok'
+
+
+def compiled_op(case):
+    case.cfg.model.decode_head.loss_decode = dict(type='FocalLoss')
+
+
+def endless_loss(case):
+    case.cfg.model.data_preprocessor.std = [0, 0, 0]
+
+
+@pytest.mark.parametrize('damage, check, found, fix', [
+    (no_root, 'train data', 'data_root /nowhere/VOC2012 of PascalVOCDataset does not exist', 'Set data_root in'),
+    (no_list, 'train data', 'Segmentation/aug.txt of PascalVOCDataset does not exist', 'set ann_file'),
+    (missing_label, 'train data', '1 files are missing: ', 'seg_map_suffix'),
+    (truncated_image, 'train data', '1 files cannot be read: ', 'unpack them again'),
+    (text_as_image, 'train data', '2007_train0003.jpg (not an image)', 'unpack them again'),
+    (truncated_label, 'train data', '2007_train0003.png', 'unpack them again'),
+    (label_outside, 'train data', '2007_train0003.png (30)', 'Rewrite them as class numbers'),
+    (label_of_one_more_class, 'train data', '2007_train0003.png (21)', 'reduce_zero_label=True'),
+    (reduced_without_need, 'train data', 'class 20 would stay empty', 'Set reduce_zero_label=False'),
+    (colored_label, 'train data', 'colors, not class numbers', 'one channel'),
+    (label_of_another_size, 'train data', '80x60, label 40x30', 'has its image'),
+    (all_ignored, 'train data', '7 labels of 7 read ignore every pixel', 'check the labels'),
+    (no_labels_loaded, 'train data', 'does not load labels', 'LoadAnnotations'),
+    (other_weights, 'weights', 'does not match: 0 of 265', "prefix='module.encoder_q'"),
+    (no_weights_file, 'weights', 'there is no such file', 'Put it there'),
+    (torn_weights, 'weights', 'cannot be read', 'download the file again'),
+    (unreachable_weights, 'weights', 'http://127.0.0.1:9/x.pth, prefix module.encoder_q: cannot be reached',
+     'hub/checkpoints/x.pth'),
+    (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x.pt'),
+    (no_weights_at_all, 'weights', 'BNConversionHook needs one', 'init_cfg'),
+    (load_from_others, 'weights', 'load_from', 'Correct prefix or the file'),
+    (other_classes, 'classes', 'num_classes=19, the data of train_dataloader, val_dataloader, test_dataloader 21',
+     'model.decode_head.num_classes=21'),
+    (learned_padding, 'classes', 'it would learn the padding', 'seg_pad_val=255'),
+    (missing_package, 'model', 'HeadOfThatPackage', 'Install nowhere.models'),
+    (floor_above_rate, 'schedule', 'eta_min=0.05, above backbone_lr=0.01', 'Set eta_min=0'),
+    (missing_rate, 'rates', 'paramwise_cfg lacks head_lr', 'head_lr=0.1'),
+    (no_batch_norm, 'conversion', 'hold no batch-norm layer', 'fine-tune without the conversion'),
+    (misspelt_modules, 'conversion', "no submodule 'backbone.layer5'", "'backbone.layer4'"),
+    (nothing_left_to_train_at, 'schedule', 'max_iters=10: nothing is trained in the rest', 'end=10'),
+    (more_batches_than_there_are, 'conversion', 'num_batches=500', 'Leave num_batches out'),
+    (misspelt_hook, 'hooks', 'BNConversionHok is not registered', 'Check its spelling'),
+    (compiled_op, 'mmcv ops', 'FocalLoss of this model calls one', "pip install 'mmcv>=2.1,<2.2'"),
+    (endless_loss, 'training step', 'not finite', 'normalization'),
+], ids=lambda value: getattr(value, '__name__', ''))
+def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch, damage, check, found, fix):
+    monkeypatch.setattr('mmseg_daft.doctor.environment.has_compiled_ops', lambda: False)
+    damage(case)
+    exam = examine(case.write())
+    text = exam.text(check, FAIL)
+    assert exam.problems and found in text and fix in text, exam.findings
+
+
+def test_what_may_be_meant_only_warns(case, examine):
+    case.cfg.param_scheduler[0].update(end=8, eta_min=1e-6)
+    case.cfg.pop('custom_imports')
+    exam = examine(case.write(), '--gpus', 2)
+    assert exam.problems == 0
+    batch = exam.text('batch', WARN)
+    assert '8 images an optimizer step: 4 per GPU x 2 GPUs' in batch and 'train_dataloader.batch_size=2' in batch
+    assert 'Add custom_imports' in exam.text('hooks', WARN)
+    assert 'ends at 8, training at max_iters=10' in exam.text('schedule', WARN)
+    assert 'released split has 1464' in exam.text('train data', WARN)
+
+
+def test_full_reads_everything_and_names_classes_that_never_occur(case, examine):
+    exam = examine(case.write(), '--full')
+    assert exam.problems == 0 and 'classes never occur' in exam.text('val data', WARN)
+    assert '7 images; 7 read' in exam.text('train data', OK)
+
+
+def test_weights_at_an_address_are_asked_for_then_downloaded_by_full_and_compared(case, examine, monkeypatch):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *words):
+            pass
+    monkeypatch.setenv('TORCH_HOME', str(case.folder / 'torch'))
+    monkeypatch.setattr('mmseg_daft.doctor.weights.TIMEOUT', 600)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(case.folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f'http://127.0.0.1:{server.server_port}'
+    try:
+        case.cfg.model.backbone.init_cfg.checkpoint = f'{address}/{case.weights.name}'
+        config = case.write()
+        exam = examine(config)
+        text = exam.text('weights', OK)
+        assert exam.problems == 0 and 'reachable, 1 MB' in text and 'not downloaded yet' in text
+        assert not list(case.folder.glob('torch/**/*.tar'))
+        exam = examine(config, '--full')
+        assert exam.problems == 0 and '265 tensors match (100%)' in exam.text('weights', OK)
+        exam = examine(config, '--cfg-options', f'model.backbone.init_cfg.checkpoint={address}/other.pth')
+        assert exam.problems and '404' in exam.text('weights', FAIL)
+    finally:
+        server.shutdown()
+        server.server_close()
+    exam = examine(config)  # without a network, from the cache
+    assert exam.problems == 0 and '265 tensors match (100%)' in exam.text('weights', OK)
+
+
+def test_a_folder_without_a_list_must_hold_all_images(tmp_path, examine):
+    root = write_cityscapes(tmp_path / 'cityscapes')
+    name = DAFT_VOC.replace('voc12aug-513x513', 'cityscapes-768x768')
+    cfg = small(name, tmp_path / 'run', root, iters=10)
+    write_start(cfg, tmp_path)
+    cfg.pop('experiment_name')
+    cfg.dump(tmp_path / 'config.py')
+    exam = examine(tmp_path / 'config.py')
+    text = exam.text('train data', FAIL)
+    assert exam.problems and 'the released split has 2975' in text and 'Unpack the archive again' in text
+    assert exam.problems == 2
+
+
+@pytest.mark.parametrize('text, options, found', [
+    (None, (), 'There is no config'), ('model = dict(', (), 'Line 1: '), ('x = 1', (), 'lacks model'),
+    ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'nowhere'),
+    ('x = 1', ('--cfg-options', 'novalue'), 'Write KEY=VALUE')])
+def test_a_config_that_cannot_be_read_is_named(tmp_path, examine, text, options, found):
+    if text:
+        (tmp_path / 'config.py').write_text(text)
+    exam = examine(tmp_path / 'config.py', *options)
+    assert exam.problems and found in exam.text('config', FAIL), exam.findings
+    assert 'not checked' in exam.text('the rest', SKIP)
+
+
+def test_options_reach_the_config_and_environment_variables_are_named(examine, tmp_path):
+    exam = examine(ROOT / 'configs' / 'ft' / 'ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
+                             '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere',
+                             'model.backbone.init_cfg=None', 'train_dataloader.batch_size=4',
+                             'optim_wrapper.accumulative_counts=2')
+    assert exam.problems and 'export SHAPES_ROOT=/path/to/data' in exam.text('train data', FAIL)
+    assert 'from scratch' in exam.text('weights', WARN)
+    assert '8 images an optimizer step' in exam.text('batch', OK)
+    assert 'images of noise' in exam.text('training step', OK)
+
+
+def test_addresses_and_small_words(tmp_path):
+    assert locate('torchvision://resnet50')[0].startswith('https://download.pytorch.org/models/resnet50')
+    assert locate('torchscript://a/b.pt')[0] == 'a/b.pt' and locate('a.pth') == ('a.pth', 'a.pth')
+    assert locate(f'torchscript://https://x.org/{"0123456789abcdef" * 4}/RN50.pt')[1].endswith('/RN50-01234567.pt')
+    (tmp_path / 'x.pth').write_bytes(b'12345')
+    assert size_at((tmp_path / 'x.pth').as_uri()) == 5
+    assert ranges([0, 1, 2, 5, 255]) == '0-2, 5, 255'
+
+    def known(kind, ann_file, img_path):
+        return known_count(type(kind, (), {'ann_file': ann_file, 'data_prefix': {'img_path': img_path}})())
+    assert [known('PascalVOCDataset', f'x/{split}.txt', '') for split in ('train', 'aug', 'val', 'half')] == [
+        1464, 9118, 1449, None]
+    assert known('CityscapesDataset', '', 'leftImg8bit/train') == 2975 and known('CamVidDataset', '', 'train') is None
