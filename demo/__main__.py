@@ -92,7 +92,8 @@ def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> No
         few = dict(source_train=16, source_val=8, target_train=16, target_val=8) if quick else {}
         render_data_set(folder / 'data', RenderSettings(seed, **few))
         report(1)
-        from demo.runs import Demo, compare, draw
+        from demo.picture import draw_picture
+        from demo.runs import Demo, compare
         from mmseg_daft.files import write_atomically
         from mmseg_daft.run_output import RunFailedError
 
@@ -110,11 +111,9 @@ def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> No
         console.print(str(error), markup=False)
         raise SystemExit(1) from None
 
-    steps: dict[str, int] = {}
-    with bars(console, {f'{number + 1}  Measure and draw': 5}) as (report,):  # four steps of compare, and draw
-        findings = compare(demo, lambda what, done, total: report(steps.setdefault(what, len(steps)) + done / total))
-        draw(demo, findings, folder / 'demo.png')
-        report(5)
+    console.print(f'{number + 1}  Measure and draw')
+    findings = compare(demo, console)
+    draw_picture(demo, findings, folder / 'demo.png')
     rows['source'].update(cosine_similarity=1.0, l2_distance=0.0)  # by definition: the others are compared with it
     runs = {NAMES[run]: run for run in methods}
     for row in findings.summary():  # the last stage of a method comes last
@@ -162,7 +161,7 @@ def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, fl
 
 def conclude(console: Console, seed: int, rows: dict[str, dict[str, float]], findings: Findings) -> None:
     """Print the tables and how to read them."""
-    from mmseg_daft.analysis.tables import show_findings
+    from mmseg_daft.analysis.command import show_findings
 
     table = Table(title=f'\nSource to target domain, seed {seed}', title_style='bold')
     table.add_column('')

@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from rich.console import Console
 
 from demo import NAMES
-from mmseg_daft.analysis.comparison_picture import draw_comparison
-from mmseg_daft.analysis.contact_sheet import Scene
-from mmseg_daft.analysis.distortion_analysis import Options, analyse
 from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.datasets import ShapesDataset
+from mmseg_daft.analysis.measure import measure
+from mmseg_daft.analysis.report import write_report
 from mmseg_daft.launch.mmseg_script import script_path
 from mmseg_daft.run_output import conversion_summary, iterations_done, run_logged, test_metrics
 
@@ -97,29 +95,13 @@ class Demo:
         run_logged([sys.executable, str(script_path(script)), *map(str, words)], log, ROOT, env, poll)
 
 
-def compare(demo: Demo, report: Callable[[str, int, int], None]) -> Findings:
+def compare(demo: Demo, console: Console) -> Findings:
     """Compare each method with the source model on the target's validation images, as ``mmseg-daft analyze`` does.
 
-    Args:
-        demo: The demo, with all its models trained. The report goes to ``distortion`` in its folder.
-        report: Called with a step's name, how much of it is done, and how much there is.
+    The report goes to ``distortion`` in the demo's folder.
     """
     runs = {NAMES[run]: demo.checkpoint(run) for run in demo.methods}
-    options = Options(
-        demo.folder / 'distortion', demo.checkpoint('source'), split='val', batch_size=8, workers=0, formats=('png',))
-    return analyse(demo.config('ft'), runs, options, report)
-
-
-def draw(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
-    """Draw the picture, with the target's first validation images as examples."""
-    root, scenes = demo.folder / 'data' / 'target', []
-    for name in (root / 'ImageSets' / 'Segmentation' / 'val.txt').read_text(encoding='utf-8').split()[:rows]:
-        maps = {'truth': root / 'SegmentationClass' / f'{name}.png'}
-        for run in ('source', *demo.methods):
-            maps[NAMES[run]] = demo.folder / run / 'test_target' / 'predictions' / f'{name}.png'
-        ids = {title: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for title, path in maps.items()}
-        image = cv2.imread(str(root / 'JPEGImages' / f'{name}.jpg'))[..., ::-1]
-        scenes.append(Scene(name, image, ids.pop('truth'), ids))
-    draw_comparison(
-        scenes, findings, ShapesDataset.METAINFO['palette'],
-        'The first validation images of the target domain, as each model sees them', path)
+    findings = measure(
+        demo.config('ft'), runs, demo.checkpoint('source'), split='val', batch_size=8, workers=0, console=console)
+    write_report(demo.folder / 'distortion', findings, ('png',), console)
+    return findings

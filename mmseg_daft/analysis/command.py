@@ -1,17 +1,25 @@
-"""What fine-tuning did to a model: the paper's figures of feature distortion from anyone's runs, in one report.
+"""What fine-tuning did to a model: the paper's figures of feature distortion.
 
-    python tools/analyze_distortion.py CONFIG METHOD=RUN [METHOD=RUN ...] [--pretrained CHECKPOINT] [--out DIR]
+    mmseg-daft analyze CONFIG NAME=RUN [NAME=RUN ...] [--pretrained CHECKPOINT]
 
-CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run folder, of which the last checkpoint is
-taken; all are of the config's architecture. The pre-trained model is what the config starts from (init_cfg, load_from),
-or --pretrained. For example
+CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run
+folder, of which the last checkpoint is taken; all are of the config's model.
+The pre-trained model is what the config starts from (init_cfg, load_from), or
+--pretrained. For example
 
-    python tools/analyze_distortion.py configs/ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py \\
-        FT=work_dirs/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513 \\
-        DAFT=work_dirs/daft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513
-    torchrun --nproc_per_node 2 tools/analyze_distortion.py ... --launcher pytorch    # also without a GPU
+    C=deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513
+    mmseg-daft analyze configs/ft/ft_$C.py FT=work_dirs/ft_$C \\
+        DAFT=work_dirs/daft_$C
 
-writes report.html (one file, figures inside), numbers.csv (every number, tidy) and figures/*.png, .pdf, .svg.
+writes report.html (one file, figures inside), numbers.csv (every number) and
+figures/. Several processes share the images, also without a GPU:
+
+    torchrun --nproc_per_node 2 -m mmseg_daft analyze ... --launcher pytorch
+
+Over several analyses of the same methods, such as one for each seed, mean and
+standard deviation of each one's medians and CKA; --out is a CSV file then:
+
+    mmseg-daft analyze NUMBERS.csv NUMBERS.csv [...] [--out AVERAGE.csv]
 """
 
 from __future__ import annotations
@@ -20,55 +28,117 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from mmseg_daft.analysis.tables import show_findings
-from mmseg_daft.console import quiet
+    from mmseg_daft.analysis.findings import Findings
 
 FORMATS = ('png', 'pdf', 'svg')
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
     parser.add_argument('config', metavar='CONFIG', type=Path)
-    parser.add_argument('runs', metavar='METHOD=RUN', nargs='+', help='a name, and a checkpoint or run folder')
+    parser.add_argument('runs', metavar='NAME=RUN', nargs='+', help='a name, and a checkpoint or run folder')
     parser.add_argument('--pretrained', type=Path, help='checkpoint of the pre-trained model (default: the config\'s)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/distortion'), help='default: work_dirs/distortion')
+    parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/analyze/CONFIG)')
     parser.add_argument('--stages', nargs='+', default=['all'], help='of the backbone, such as 1 4 (default: all)')
-    parser.add_argument('--split', choices=('train', 'val', 'test'), default='test')
+    parser.add_argument('--split', choices=('train', 'val', 'test'), default='test', help='default: test')
     parser.add_argument('--images', type=int, help='only so many, evenly spread over the split')
     parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: 1)')
     parser.add_argument('--workers', type=int, default=2, help='processes that load images (default: 2)')
     parser.add_argument('--amp', action='store_true', help='half precision; bfloat16 on a CPU')
-    parser.add_argument('--recompute-conversion', action='store_true',
-                        help='for converted runs of older versions: convert again, from their training data')
-    parser.add_argument('--no-sheets', action='store_true', help='leave out the least and most distorted images')
+    parser.add_argument('--no-sheets', dest='sheets', action='store_false',
+                        help='leave out the least and most distorted images')
     parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='of the figures')
     parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='as of tools/train.py')
+                        help='override settings of the config')
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return the exit status."""
+    from mmseg_daft.console import make_console
+
+    try:
+        if args.config.suffix == '.csv':
+            _average([args.config, *map(Path, args.runs)], args.out, make_console())
+        else:
+            _analyze(args, make_console())
+    except (ValueError, FileNotFoundError) as error:
+        print(f'mmseg-daft analyze: {error}', file=sys.stderr)
+        return 1
+    finally:
+        if args.launcher == 'pytorch':
+            import torch
+
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+    return 0
+
+
+def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
+    from mmseg_daft.analysis.numbers_file import average, write_csv
+
+    rows = average(paths)
+    heads = ('method', 'stage', 'level', 'measure')
+    print_table(console, f'Over {len(paths)} analyses', (*heads, 'mean ± std'), [
+        [*(str(row[head]) for head in heads), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
+        texts=4)
+    if out:
+        write_csv(out, list(rows[0]), [
+            {key: f'{value:.6g}' if isinstance(value, float) else value for key, value in row.items()} for row in rows])
+
+
+def _analyze(args: argparse.Namespace, console: Console) -> None:
+    import mmseg_daft
+
+    if min(1 if args.images is None else args.images, args.batch_size) < 1:
+        raise ValueError('--images and --batch-size have to be at least 1.')
+    mmseg_daft.register()
+    from mmseg_daft.analysis.measure import measure
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_report
+    from mmseg_daft.console import quiet
+    from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.files import write_atomically
+
+    runs = read_runs(args.runs)
+    with quiet():
+        cfg = read_config(args.config, args.cfg_options)
+    out = args.out or Path('work_dirs', 'analyze', args.config.stem)
+    made_from = {
+        'config': str(args.config.resolve()), 'runs': {name: str(path.resolve()) for name, path in runs.items()},
+        'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
+        'cfg-options': args.cfg_options}
+    refuse_other_report(out, 'report.html', made_from)
+    _join_processes(args.launcher)
+    findings = measure(
+        cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
+        batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
+    if findings is not None:
+        write_report(out, findings, args.formats, console)
+        write_atomically(out / MADE_FROM, made_from)
+        show_findings(console, findings)
+        console.print(f'\nReport:  {out / "report.html"}\nNumbers: {out / "numbers.csv"}\nFigures: {out / "figures"}',
+                      soft_wrap=True, markup=False)
 
 
 def read_runs(words: Sequence[str]) -> dict[str, Path]:
     """Return paths by method.
 
     Raises:
-        ValueError: A word is not METHOD=RUN, or a method comes twice, also as the name that its figures' files have.
+        ValueError: A word is not NAME=RUN, or a method comes twice, also as the name that its figures' files have.
     """
-    with quiet():
-        from mmseg_daft.analysis.report_figures import slug
+    from mmseg_daft.analysis.report import slug
+
     runs: dict[str, Path] = {}
     for word in words:
         method, equals, path = word.partition('=')
         if not (method and equals and path):
-            raise ValueError(f'{word!r} is not METHOD=RUN, such as FT=work_dirs/my_run.')
+            raise ValueError(f'{word!r} is not NAME=RUN, such as FT=work_dirs/my_run.')
         if method in runs:
             raise ValueError(f'The method {method!r} comes twice. Give each run its own name, such as {method}-1.')
         like = [other for other in runs if slug(other) == slug(method)]
@@ -80,85 +150,66 @@ def read_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def join_processes(launcher: str) -> tuple[int, int]:
-    """Return this process's number and how many there are; with torchrun, gather them in one group.
+def _join_processes(launcher: str) -> None:
+    """Join torchrun's processes in one group.
 
     The group is gloo's also on GPUs: all that is exchanged is the numbers at the end.
-
-    Raises:
-        ValueError: torchrun did not start this process.
     """
     if launcher == 'none':
-        return 0, 1
+        return
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
-        raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 tools/analyze_distortion.py '
-                         '... --launcher pytorch')
+        raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft analyze ... '
+                         '--launcher pytorch')
     import torch
 
     torch.distributed.init_process_group('gloo')
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def run(args: argparse.Namespace, console: Console) -> None:
-    """Analyse as the command line says, and print the summary."""
-    runs = read_runs(args.runs)
-    if not args.config.is_file():
-        raise ValueError(f'There is no config {args.config}.')
-    if min(args.images or 1, args.batch_size) < 1:
-        raise ValueError('--images and --batch-size have to be at least 1.')
-    with quiet():
-        import mmseg_daft  # noqa: F401  it imports mmseg, after its repairs
+def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
+    """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
+    from mmseg_daft.analysis.report import shown
+    from mmseg_daft.core.distortion import KINDS
 
-        # isort: split
-        from mmengine.config import Config
+    def cell(value: Any) -> str:  # an interval on a line of its own
+        text = shown(value)
+        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
 
-        from mmseg_daft.analysis.distortion_analysis import Options, analyse
-        from mmseg_daft.engine.configs import merge_options
-
-        cfg = Config.fromfile(args.config)
-        merge_options(cfg, args.cfg_options)
-    rank, world_size = join_processes(args.launcher)
-    options = Options(
-        args.out, args.pretrained, args.stages, args.split, args.batch_size, args.workers, args.images, args.amp,
-        args.recompute_conversion, not args.no_sheets, args.formats, rank, world_size)
-    columns = (TextColumn('{task.description:<24}'), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, disable=rank > 0, redirect_stdout=False, redirect_stderr=False)
-    tasks: dict[str, int] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = progress.add_task(what, total=total)
-        progress.update(tasks[what], completed=done)
-
-    with progress if rank == 0 else nullcontext():
-        findings = analyse(cfg, runs, options, report)
-    if findings is not None:
-        show_findings(console, findings)
-        console.print(f'Report: [bold]{args.out / "report.html"}[/]  numbers: {args.out / "numbers.csv"}  '
-                      f'figures: {args.out / "figures"}', soft_wrap=True)
+    rows = findings.summary()
+    if last_stage_only:
+        rows = [row for row in rows if row['stage'] == rows[-1]['stage']]
+    keys = ('stage', 'method', 'cosine', 'l2', 'pixel_cosine', 'cka', 'debiased_cka')
+    print_table(
+        console, 'Feature distortion, before vs after (medians with 95 % intervals)',
+        ('stage', 'method', 'cosine simi-\nlarity,\nper image', 'L2 distance,\nper image',
+         'cosine simi-\nlarity,\nper pixel', 'linear\nCKA', 'CKA,\ndebiased'),
+        [[cell(row[key]) for key in keys] for row in rows], texts=2)
+    names = {
+        **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
+    summary = findings.change_summary()
+    for some in (summary[i:i + 4] for i in range(0, len(summary), 4)):  # more do not fit side by side
+        print_table(
+            console, 'Relative change of parameters (Eq. 6), medians over layers',
+            ('', *(str(row['method']) for row in some)),
+            [[name, *(cell(row[key]) for row in some)] for key, name in names.items()], texts=0)
+    for note in findings.notes[2 + len(findings.methods):]:
+        console.print(f'Note: {note}', style='yellow', markup=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    args = parse_args(argv)
-    console = Console(highlight=False)
-    if not console.is_terminal and 'COLUMNS' not in os.environ:
-        console.width = 120
-    try:
-        run(args, console)
-    except (ValueError, FileNotFoundError) as error:
-        print(f'analyze_distortion: {error}', file=sys.stderr)
-        return 1
-    finally:
-        if args.launcher == 'pytorch':
-            import torch
+def print_table(
+    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1,
+) -> None:
+    """Print a table; of its columns the first ``texts`` are folded where they do not fit, or all if it is 0."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
 
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(heads):
+        table.add_column(Text(head), justify='left' if i < max(1, texts) else 'right', overflow='fold',
+                         no_wrap=0 < texts <= i)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(f'\n[bold]{title}[/]')
+    console.print(table)

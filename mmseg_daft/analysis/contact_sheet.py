@@ -1,92 +1,28 @@
-"""Figures 6 to 9 of Ha, Jeong, Lee (AAAI 2024), for segmentation: the least and the most distorted images.
-
-For each class, by the pixels of the class, or without ground truth over whole images: the image, its ground truth,
-the predictions before and after fine-tuning, and where the features were distorted.
-"""
+"""Figures 6 to 9 of Ha, Jeong, Lee (AAAI 2024), for segmentation: the least and the most distorted images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mmseg_daft.analysis.distortion_meter import ImageDistortion
-from mmseg_daft.analysis.styles import new_figure
+from mmseg_daft.analysis.figures import new_figure
+from mmseg_daft.analysis.findings import Scene
 
-HEAT = 'inferno'  # its lightness rises evenly, so that it reads in grey
-MIN_PIXELS = 4  # positions of a class that an image needs to stand for it: fewer are chance
-
-
-class Choice(NamedTuple):
-    """An image that a sheet shows.
-
-    Attributes:
-        image: Its number in the data set.
-        class_: The class that it stands for, or ``None``.
-        cosine: The mean cosine similarity at the pixels of the class, or of the pooled features.
-    """
-
-    image: int
-    class_: int | None
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One row of a sheet.
-
-    Attributes:
-        title: What stands beside the row.
-        image: ``(H, W, 3)`` uint8 in RGB.
-        truth: Class ids ``(H, W)``, or ``None`` without ground truth; ids outside the palette are drawn white.
-        predictions: Class ids ``(H, W)`` by column title, the same titles in every row.
-        heat: 1 - cosine similarity at the stage's positions ``(h, w)``, or ``None``.
-        class_: The class whose pixels are outlined in the image, or ``None``.
-    """
-
-    title: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.integer] | None
-    predictions: Mapping[str, NDArray[np.integer]]
-    heat: NDArray[np.floating] | None = None
-    class_: int | None = None
-
-
-def choose(images: Sequence[ImageDistortion], classes: int, most: bool, without_classes: int = 4) -> list[Choice]:
-    """Choose the least or the most distorted image of each class, or of all images where there are no classes.
-
-    Args:
-        images: Distortion of each image.
-        classes: How many classes there are; 0 without ground truth.
-        most: Whether the most distorted ones.
-        without_classes: How many to choose where there are no classes.
-    """
-    pick = min if most else max
-    chosen = []
-    for class_ in range(classes):
-        shown = [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS]
-        if shown:
-            image = pick(shown, key=lambda i: (i.class_cosine[class_], -i.image))
-            chosen.append(Choice(image.image, class_, image.class_cosine[class_]))
-    if not classes:
-        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=not most)
-        chosen = [Choice(image.image, None, image.cosine_similarity) for image in order[:without_classes]]
-    return chosen
+HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
 
 
 def draw_sheet(
     scenes: Sequence[Scene], classes: Sequence[str], palette: Sequence[Sequence[int]], title: str,
     heat_range: tuple[float, float],
 ) -> Figure:
-    """Draw a sheet.
+    """Draw a sheet: image, ground truth, predictions before and after, and where the features were distorted.
 
     Args:
         scenes: The rows, at least one.
@@ -96,16 +32,15 @@ def draw_sheet(
         heat_range: Where the heat map's logarithmic scale begins and ends: the same for all sheets that are to be
             compared. What lies beyond is drawn like the ends.
     """
-    ratio = scenes[0].image.shape[0] / scenes[0].image.shape[1]
+    height, width = scenes[0].image.shape[:2]
     columns = 2 + len(scenes[0].predictions) + (scenes[0].truth is not None)
-    width = 1.75
     scale = LogNorm(*heat_range)
-    figure = new_figure(0.9 + width * columns, 1.15 + (width * ratio + 0.06) * len(scenes))
+    figure = new_figure(0.9 + 1.75 * columns, 1.15 + (1.75 * height / width + 0.06) * len(scenes))
     figure.suptitle(title, fontsize=10.5, fontweight='bold')
     axes = figure.subplots(len(scenes), columns, squeeze=False)
-    colours = np.asarray(palette, np.uint8).reshape(-1, 3)
+    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
     for row, scene in zip(axes, scenes, strict=True):
-        draw_row(row[:-1], scene, colours, scene is scenes[0])
+        draw_row(row[:-1], scene, colors, scene is scenes[0])
         row[-1].imshow(scene.image.mean(2), cmap='gray', interpolation='bilinear')
         extent = (-0.5, scene.image.shape[1] - 0.5, scene.image.shape[0] - 0.5, -0.5)
         row[-1].imshow(scene.heat.clip(*heat_range), cmap=HEAT, norm=scale, alpha=0.75, extent=extent,
@@ -113,33 +48,34 @@ def draw_sheet(
         row[-1].set(xticks=[], yticks=[])
         row[0].set_ylabel(scene.title, fontsize=7.5)
     axes[0, -1].set_title('distortion')
-    bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=axes, location='right', shrink=0.5,
-                          aspect=30, pad=0.01)
+    bar = figure.colorbar(ScalarMappable(scale, HEAT), ax=axes, location='right', shrink=0.5, aspect=30, pad=0.01)
     bar.set_label('1 - cosine similarity', fontsize=8)
-    if len(classes) == len(palette) and (scenes[0].truth is not None or scenes[0].predictions):
-        figure.legend(
-            handles=[Patch(facecolor=np.array(rgb) / 255, edgecolor='black', linewidth=0.5, label=name)
-                     for name, rgb in zip(classes, palette, strict=True)],
-            loc='outside lower center', ncols=min(len(classes), 2 + columns), fontsize=7.5)
+    if len(classes) == len(colors) and (scenes[0].truth is not None or scenes[0].predictions):
+        draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
     return figure
 
 
 def draw_row(axes: Sequence[Axes], scene: Scene, palette: NDArray[np.uint8], titled: bool) -> None:
-    """Draw image, ground truth and predictions into as many axes."""
-    maps = {**({} if scene.truth is None else {'ground truth': scene.truth}), **scene.predictions}
-    pictures = {'image': scene.image, **{name: colourised(ids, palette) for name, ids in maps.items()}}
+    """Draw image, ground truth and predictions into as many axes; ids outside the palette become white."""
+    colors = np.concatenate([palette, np.full((1, 3), 255, np.uint8)])
+    pictures = {'image': scene.image}
+    for name, ids in {'ground truth': scene.truth, **scene.predictions}.items():
+        if ids is not None:
+            pictures[name] = colors[np.where((ids >= 0) & (ids < len(palette)), ids, len(palette))]
     for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
         axis.imshow(picture, interpolation='nearest')
         axis.set(xticks=[], yticks=[])
         if titled:
             axis.set_title(name)
     if scene.class_ is not None and scene.truth is not None:
-        mine = scene.truth == scene.class_
-        for colour, line in (('black', 1.6), ('white', 0.8)):
-            axes[0].contour(mine, levels=[0.5], colors=colour, linewidths=line)
+        for color, line in (('black', 1.6), ('white', 0.8)):
+            axes[0].contour(scene.truth == scene.class_, levels=[0.5], colors=color, linewidths=line)
 
 
-def colourised(ids: NDArray[np.integer], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return class ids ``(H, W)`` as colours ``(H, W, 3)``; ids outside the palette become white."""
-    colours = np.concatenate([palette, np.full((1, 3), 255, np.uint8)])
-    return colours[np.where((ids >= 0) & (ids < len(palette)), ids, len(palette))]
+def draw_legend(
+    figure: Figure | SubFigure, classes: Sequence[str], colors: NDArray[np.uint8], columns: int, **options: float,
+) -> None:
+    """Name the classes below a figure, in so many columns."""
+    handles = [Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=name)
+               for name, rgb in zip(classes, colors, strict=True)]
+    figure.legend(handles=handles, loc='outside lower center', ncols=columns, **options)

@@ -1,143 +1,132 @@
-"""How far a target domain lies from the source, and whether BN conversion is likely to matter: without training.
+"""How far a target domain lies from the source, layer by layer, without training.
 
-    python tools/domain_gap.py CONFIG [CHECKPOINT] [--out DIR] [--compare OTHER.json] [--num-batches N] ...
+    mmseg-daft domain-gap CONFIG [CHECKPOINT]
 
-CONFIG is a training config on the target domain. The source model is CHECKPOINT, a segmentor's, or the start that
-CONFIG names by init_cfg. Prints a ranked table and a verdict, and writes gap.csv, gap.json and gap.png.
+CONFIG is a training config on the target domain. The source model is
+CHECKPOINT, a segmentor's, or the start that CONFIG names by init_cfg. Prints
+how far the statistics of each batch-norm layer move, and how well linear
+read-outs of the features tell the target's pixels: of the features as they
+are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from mmseg_daft import offline
 
-from mmseg_daft.engine.offline import OfflinePass, add_arguments, prepare
-
-# isort: split
-import torch
-from torch import Tensor
-
-from mmseg_daft.analysis.gap_picture import draw_gap
-from mmseg_daft.analysis.gap_verdict import Competence, layer_rows, verdict
-from mmseg_daft.analysis.linear_probe import balanced_accuracy, probe_accuracy, sample_pixels
-from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.core.shift import domain_gap
-from mmseg_daft.core.statistics import collect_statistics
-from mmseg_daft.core.variant import ConversionVariant, convert, write
-from mmseg_daft.engine.convert_model import describe_dataset
-from mmseg_daft.engine.training_data import TargetLoader
-
-PIXELS = 200  # of each image, for the probes
-GROUPS = 4  # of images, for cross-validation
+if TYPE_CHECKING:
+    from mmseg_daft.analysis.linear_probe import Accuracies
+    from mmseg_daft.engine.convert_model import ConversionRecord
+    from mmseg_daft.offline.start import Start
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='a training config on the target domain')
-    parser.add_argument('checkpoint', nargs='?', help="the source model (default: the config's start)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument('config', metavar='CONFIG', type=Path)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', type=Path)
     parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/domain_gap/CONFIG)')
     parser.add_argument('--compare', type=Path, metavar='JSON', help="another report's gap.json, drawn beside")
-    parser.add_argument('--probe-batches', type=int, default=32, help='mini-batches for the probes (default: 32)')
-    add_arguments(parser)
-    return parser.parse_args()
+    parser.add_argument('--probe-batches', type=int, default=32, help='mini-batches for the read-outs (default: 32)')
+    offline.add_arguments(parser)
 
 
-@torch.no_grad()
-def samples(offline: OfflinePass, num_batches: int) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
-    """Return pixels of the last feature map with their labels, in groups of images, and likewise of the logits."""
-    in_all = -(-len(offline.loader.dataset) // offline.loader.batch_size)
-    groups: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(min(GROUPS, in_all))]
-    logits = []
-    with preserved_random_state():
-        loader = TargetLoader(offline.loader, offline.settings.seed, min(num_batches, in_all))
-        for i, batch in enumerate(loader):
-            data = offline.forward.prepare(batch)
-            if not all('gt_sem_seg' in sample for sample in data['data_samples']):
-                return [], []
-            labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
-            features = offline.model.extract_feat(data['inputs'])
-            groups[i % len(groups)].append(sample_pixels(features[-1], labels, PIXELS, i))
-            if offline.head_loaded and getattr(offline.model.decode_head, 'out_channels', 0) > 1:
-                output = offline.model.decode_head(features)
-                logits.append(sample_pixels(output, labels, PIXELS, i))
-    return [tuple(map(torch.cat, zip(*group, strict=True))) for group in groups if group], logits
-
-
-def competence(offline: OfflinePass, num_batches: int) -> Competence | None:
-    """Measure how well the source's features serve the target's labels, as they are and with adapted statistics.
-
-    A source decoder, where there is one, is taken to tell the same classes by the same numbers. ``None`` where the
-    data have no labels, or are a single mini-batch.
-    """
-    source, logits = samples(offline, num_batches)
-    if len(source) < 2:
-        return None
-    head = None
-    if logits:
-        outputs, labels = map(torch.cat, zip(*logits, strict=True))
-        head = balanced_accuracy(outputs.argmax(1), labels)
-    with preserved_random_state():
-        batches = TargetLoader(offline.loader, offline.settings.seed, offline.settings.num_batches)
-        statistics = collect_statistics(
-            offline.model, offline.layers, batches,
-            lambda batch: offline.forward.train_path(offline.forward.prepare(batch)), by_batch=True)
-    before = convert(offline.layers, statistics, ConversionVariant(compensate=False))
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return the exit status."""
     try:
-        adapted, _ = samples(offline, num_batches)
-    finally:
-        write(offline.layers, before)
-    classes = len(torch.cat([labels for _, labels in source]).unique())
-    return Competence(probe_accuracy(source), probe_accuracy(adapted), head, classes)
+        _measure(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f'mmseg-daft domain-gap: {error}', file=sys.stderr)
+        return 1
+    return 0
 
 
-def print_table(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Print the layers, the one with the largest divergence first."""
-    table = Table(title='Domain gap by layer')
-    for title in ('layer', 'stage'):
-        table.add_column(title, no_wrap=True)
-    for title in ('shift (source sd)', '|ln var ratio|', 'divergence', 'of means', 'of variances'):
-        table.add_column(title, justify='right')
-    for row in sorted(rows, key=lambda row: -row['divergence']):
-        table.add_row(row['layer'].removeprefix('backbone.'), row['stage'], *(f'{row[key]:.3f}' for key in (
-            'mean_shift', 'log_var_ratio', 'divergence', 'mean_divergence', 'var_divergence')))
-    console.print(table)
+def _measure(args: argparse.Namespace) -> None:
+    if args.probe_batches < 1:
+        raise ValueError('--probe-batches has to be at least 1.')
+    try:
+        other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f'{args.compare} is not the gap.json of another report.') from error
+    import mmseg_daft
+
+    mmseg_daft.register()
+    from mmseg_daft.analysis.command import print_table
+    from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
+    from mmseg_daft.analysis.linear_probe import measure_accuracies
+    from mmseg_daft.analysis.numbers_file import write_csv
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
+    from mmseg_daft.console import make_console, quiet
+    from mmseg_daft.files import write_atomically
+    from mmseg_daft.offline.start import read_start
+
+    out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
+    made_from = {'config': str(args.config.resolve()), 'checkpoint': args.checkpoint and str(args.checkpoint.resolve()),
+                 'modules': args.modules, 'cfg-options': args.cfg_options}
+    refuse_other_report(out, 'gap.json', made_from)
+    with quiet():
+        start = read_start(args, args.checkpoint and str(args.checkpoint))
+    rows, record = measure_layers(start)
+    accuracies = measure_accuracies(start, args.probe_batches)
+
+    sentence = summary(rows, accuracies)
+    write_atomically(out / 'gap.json', dict(
+        config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
+        data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,
+        accuracies=accuracies and accuracies._asdict(), summary=sentence, layers=rows))
+    write_csv(out / 'gap.csv', list(rows[0]), rows)
+    with figure_style():
+        save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
+    write_atomically(out / MADE_FROM, made_from)
+    console = make_console()
+    keys = ('mean_shift', 'log_var_ratio', 'divergence', 'mean_divergence', 'var_divergence')
+    print_table(
+        console, 'Domain gap by layer, the largest first',
+        ('layer', 'shift\n(source sd)', '|ln var\nratio|', 'divergence\n(nats)', 'of\nmeans', 'of\nvariances'),
+        [[row['layer'].removeprefix('backbone.'), *(f'{row[key]:.3f}' for key in keys)]
+         for row in sorted(rows, key=lambda row: -row['divergence'])])
+    console.print(sentence, markup=False)
+    console.print(f'\nReport: {out}: gap.csv, gap.json, gap.png', soft_wrap=True, markup=False)
 
 
-def main() -> None:
-    """Make the report."""
-    args = parse_args()
-    console = Console()
-    if not console.is_terminal and 'COLUMNS' not in os.environ:
-        console.width = 120
-    offline = prepare(args, args.config, args.checkpoint)
-    other = json.loads(args.compare.read_text(encoding='utf-8')) if args.compare else None
-    result = offline.run()
-    rows = layer_rows(domain_gap(offline.layers, result.statistics))
-    measured = competence(offline, args.probe_batches)
-    sentence = verdict(rows, measured)
-    report = dict(config=args.config, checkpoint=args.checkpoint, data=describe_dataset(offline.loader.dataset),
-                  num_images=result.num_images, num_batches=result.num_batches, layers=rows,
-                  competence=measured._asdict() if measured else None, verdict=sentence)
-    out = args.out or Path('work_dirs') / 'domain_gap' / Path(args.config).stem
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'gap.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
-    with open(out / 'gap.csv', 'w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    draw_gap(rows, measured, out / 'gap.png', other['layers'] if other else None)
-    print_table(console, rows)
-    console.print(sentence, soft_wrap=True)
-    console.print(f'{out}/gap.csv, gap.json, gap.png', soft_wrap=True)
+def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
+    """Return the numbers of each layer, from a conversion that is undone, and its record."""
+    from mmseg_daft.core.conversion import write
+    from mmseg_daft.core.distortion import stage_of
+    from mmseg_daft.core.shift import statistics_shift
+    from mmseg_daft.core.variant import ConversionVariant
+
+    record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
+    source, target = record.report.source, record.report.statistics
+    layers = {name: start.model.get_submodule(name) for name in source}
+    write(layers, source)
+    return [dict(layer=name, stage=stage_of(name), **statistics_shift(
+        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var, layer.eps).numbers())
+        for name, layer in layers.items()], record
 
 
-if __name__ == '__main__':
-    main()
+def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
+    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs.
+
+    Args:
+        rows: The numbers of each layer.
+        accuracies: What was measured of the features, or ``None``.
+    """
+    means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))
+    share = f', {means / (means + variances):.0%} of it from means' if means + variances else ''
+    stages = {row['stage']: median(r['divergence'] for r in rows if r['stage'] == row['stage']) for row in rows}
+    farthest = max(stages, key=stages.__getitem__)
+    line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
+            f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
+    if accuracies is None:
+        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
+    head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
+    return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
+            f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')

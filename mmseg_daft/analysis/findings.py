@@ -1,15 +1,17 @@
-"""All that an analysis found, as plain numbers: what tables, figures and the tidy file are made of."""
+"""All that an analysis found, as plain numbers and pictures: what tables, figures and the CSV file are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mmseg_daft.analysis.bootstrap import Median, median_with_interval
-from mmseg_daft.analysis.distortion_meter import DistortionMeter
+from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion, median_with_interval
 from mmseg_daft.core.distortion import KINDS, LayerTensor, StatisticsDrift
+
+MIN_PIXELS = 4  # positions of a class that an image needs to stand for it: fewer are chance
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,7 @@ class MethodChanges:
     """How a method changed the parameters.
 
     Attributes:
-        changes: The relative change (Eq. 6) of each tensor, in the order of the network. Tensors whose value before
-            fine-tuning is unknown are left out.
+        changes: The relative change (Eq. 6) of each tensor, in the order of the network.
         drift: By BN layer, how far its statistics moved.
         reference: What ``W`` is, in words.
     """
@@ -28,8 +29,52 @@ class MethodChanges:
     reference: str
 
     def of_kind(self, kind: str) -> dict[LayerTensor, float]:
-        """The changes of one of ``KINDS``, in the order of the network."""
+        """Return the changes of one of ``KINDS``, in the order of the network."""
         return {tensor: change for tensor, change in self.changes.items() if tensor.kind == kind}
+
+
+def choose(
+    images: Sequence[ImageDistortion], classes: int, which: str, without_classes: int = 4,
+) -> list[tuple[ImageDistortion, int | None]]:
+    """Choose the least or the most distorted image of each class, or of all images where there are no classes.
+
+    Args:
+        images: Distortion of each image.
+        classes: How many classes there are; 0 without ground truth.
+        which: ``'least'`` or ``'most'``.
+        without_classes: How many to choose where there are no classes.
+
+    Returns:
+        Images, each with the class that it stands for, or ``None``.
+    """
+    if not classes:
+        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=which == 'least')
+        return [(image, None) for image in order[:without_classes]]
+    pick = {'least': max, 'most': min}[which]
+    shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS] for class_ in range(classes)}
+    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.image)), class_)
+            for class_, mine in shown.items() if mine]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image as a row of a sheet shows it.
+
+    Attributes:
+        title: What stands beside the row.
+        image: ``(H, W, 3)`` uint8 in RGB.
+        truth: Class ids ``(H, W)``, or ``None`` without ground truth; ids outside the palette are drawn white.
+        predictions: Class ids ``(H, W)`` by column title, the same titles in every row.
+        heat: 1 - cosine similarity at the stage's positions ``(h, w)``, or ``None``.
+        class_: The class whose pixels are outlined in the image, or ``None``.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.integer] | None
+    predictions: Mapping[str, NDArray[np.integer]]
+    heat: NDArray[np.floating] | None = None
+    class_: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,65 +83,69 @@ class Findings:
 
     Attributes:
         methods: Names of the fine-tuned models, in the order asked for.
-        stages: By name, what was measured of the features.
+        stages: By stage, then by method, what was measured of the features.
         changes: By method, of the parameters.
         classes: Names of the classes; empty without ground truth.
+        palette: RGB of each class, 0 to 255.
         images: Names of the images.
-        notes: What a reader has to know: data, models, fallbacks.
+        notes: What a reader has to know of data and models; first of the data, then of each model.
+        sheets: By method, and ``'least'`` or ``'most'`` distorted, the rows of a contact sheet.
     """
 
     methods: Sequence[str]
-    stages: Mapping[str, DistortionMeter]
+    stages: Mapping[str, Mapping[str, DistortionMeter]]
     changes: Mapping[str, MethodChanges]
     classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
     images: Sequence[str]
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str]
+    sheets: Mapping[tuple[str, str], Sequence[Scene]]
 
     def summary(self) -> list[dict[str, object]]:
-        """Return one row a method and stage: medians over images and pixels, CKA, changes."""
-        rows = []
-        for stage, meter in self.stages.items():
-            for method in self.methods:
-                mine = meter.methods[method]
-                rows.append({
-                    'method': method, 'stage': stage, 'images': len(mine.images),
-                    'cosine': median_with_interval([image.cosine_similarity for image in mine.images]),
-                    'l2': median_with_interval([image.l2_distance for image in mine.images]),
-                    'pixel_cosine': Median(mine.pixel_cosine.quantile(0.5), *mine.pixel_cosine.interval()),
-                    'pixel_l2': Median(mine.pixel_distance.quantile(0.5), *mine.pixel_distance.interval()),
-                    'cka': meter.cka(method), 'debiased_cka': meter.debiased_cka(method)})
-        return rows
+        """Return one row for each stage and method: medians over images and pixels, CKA."""
+        return [{'method': method, 'stage': stage, 'images': len(meter.images),
+                 'cosine': median_with_interval([image.cosine_similarity for image in meter.images]),
+                 'l2': median_with_interval([image.l2_distance for image in meter.images]),
+                 'pixel_cosine': meter.pixel_cosine.median(), 'pixel_l2': meter.pixel_distance.median(),
+                 'cka': meter.cka(), 'debiased_cka': meter.debiased_cka()}
+                for stage, meters in self.stages.items() for method, meter in meters.items()]
 
     def change_summary(self) -> list[dict[str, object]]:
-        """Return one row a method: the median over layers of each kind's relative change, and of the drift."""
-        rows = []
-        for method in self.methods:
-            changes = self.changes[method]
-            row: dict[str, object] = {'method': method, 'reference': changes.reference}
-            row.update({kind: _median(list(changes.of_kind(kind).values())) for kind in KINDS})
-            row['mean_drift'] = _median([drift.mean for drift in changes.drift.values()])
-            row['variance_drift'] = _median([drift.log_variance for drift in changes.drift.values()])
-            rows.append(row)
-        return rows
+        """Return one row for each method: the median over layers of each kind's relative change, and of the drift."""
+        return [{'method': method, 'reference': changes.reference,
+                 **{kind: _median(changes.of_kind(kind).values()) for kind in KINDS},
+                 'mean_drift': _median(drift.mean for drift in changes.drift.values()),
+                 'variance_drift': _median(drift.log_variance for drift in changes.drift.values())}
+                for method, changes in self.changes.items()]
 
     def class_summary(self) -> list[dict[str, object]]:
-        """Return one row a class, method and stage: over the class's pixels, and over images that show it."""
+        """Return one row for each stage, class and method: over the class's pixels, and over images that show it."""
         rows = []
-        for stage, meter in self.stages.items():
+        for stage, meters in self.stages.items():
             for number, class_ in enumerate(self.classes):
-                for method in self.methods:
-                    mine = meter.methods[method]
-                    pixels = mine.class_cosine[number]
-                    shown = [image.class_cosine[number] for image in mine.images if number in image.class_cosine]
+                for method, meter in meters.items():
+                    pixels = meter.class_cosine[number]
+                    shown = [image.class_cosine[number] for image in meter.images if number in image.class_cosine]
                     if shown:
                         rows.append({
                             'class': class_, 'method': method, 'stage': stage, 'images': len(shown),
                             'pixels': int(pixels.counts.sum()), 'pixel_cosine': pixels.quantile(0.5),
                             'quartiles': (pixels.quantile(0.25), pixels.quantile(0.75)),
-                            'pixel_l2': mine.class_distance[number].quantile(0.5),
+                            'pixel_l2': meter.class_distance[number].quantile(0.5),
                             'image_cosine': median_with_interval(shown)})
         return rows
 
+    def image_rows(self) -> list[dict[str, object]]:
+        """Return one row for each stage, method and image."""
+        return [{**vars(image), 'image': self.images[image.image], 'method': method, 'stage': stage}
+                for stage, meters in self.stages.items() for method, meter in meters.items() for image in meter.images]
 
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values)) if len(values) else np.nan
+    def layer_rows(self) -> list[dict[str, object]]:
+        """Return one row for each method and tensor."""
+        return [{**tensor._asdict(), 'kind': KINDS[tensor.kind], 'method': method, 'change': change}
+                for method, changes in self.changes.items() for tensor, change in changes.changes.items()]
+
+
+def _median(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return float(np.median(numbers)) if numbers else np.nan

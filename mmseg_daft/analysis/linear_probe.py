@@ -1,49 +1,124 @@
-"""How well features serve a labelled data set, without training: a linear read-out in closed form.
+"""How well a source model's features serve the target's labels, without training: linear read-outs in closed form.
 
-Pixels' features are regressed on their classes (ridge regression, classes weighted alike) and judged on images
-that the regression has not seen, by the mean over classes of the share of pixels that are told right.
+Pixels' features are regressed on their classes (ridge regression, classes weighted alike) and judged on images that the
+regression has not seen, by the mean over classes of the share of pixels that are told right.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-IGNORED = 255
+from mmseg_daft.analysis.meter import VOID
+from mmseg_daft.core.random_state import preserved_random_state
+from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader
+from mmseg_daft.offline.start import Start
+
+PIXELS = 200  # of each image
+GROUPS = 4  # of images, for cross-validation
+
+Pixels = tuple[Tensor, Tensor]
+"""Features ``(M, C)`` in float64 and labels ``(M,)``."""
 
 
-def sample_pixels(features: Tensor, labels: Tensor, per_image: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Take labelled places of feature maps.
+class Accuracies(NamedTuple):
+    """Balanced accuracies on the target's pixels.
+
+    Attributes:
+        source: Of a linear read-out of the source's features, which a conversion keeps.
+        adapted: Of one with the target's statistics and no compensation: what batch norm in train mode starts from
+            where nothing is converted.
+        head: Of the checkpoint's own decoder, taken to name the same classes; ``None`` where it has none that fits.
+        classes: Number of classes; chance is one in so many.
+    """
+
+    source: float
+    adapted: float
+    head: float | None
+    classes: int
+
+
+def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
+    """Measure how well the source's features serve the target's labels, as they are and with adapted statistics.
+
+    The model is left with the adapted statistics.
+
+    Args:
+        start: The source model and the target's training data.
+        num_batches: Mini-batches to take pixels from, at most.
+
+    Returns:
+        The accuracies; ``None`` where the data have no labels, or are a single mini-batch.
+    """
+    source, logits = _sample(start, num_batches)
+    if len(source) < 2:
+        return None
+    head = balanced_accuracy(logits[0].argmax(1), logits[1]) if logits else None
+    start.convert(replace(start.settings, variant=ConversionVariant(compensate=False), stop=None, statistics=None))
+    adapted, _ = _sample(start, num_batches)
+    classes = len(torch.cat([labels for _, labels in source]).unique())
+    return Accuracies(probe_accuracy(source), probe_accuracy(adapted), head, classes)
+
+
+@torch.no_grad()
+def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None]:
+    """Return pixels of the last feature map, in groups of images; and the same of the decoder's output, if it fits."""
+    in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
+    groups: list[list[Pixels]] = [[] for _ in range(min(GROUPS, in_all))]
+    logits = []
+    forward, model = ModelForward(start.model, ()), start.model
+    with preserved_random_state():
+        loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
+        batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
+        for i, batch in enumerate(batches):
+            data = forward.prepare(batch)
+            if not all('gt_sem_seg' in sample for sample in data['data_samples']):
+                return [], None
+            labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
+            features = model.extract_feat(data['inputs'])
+            groups[i % len(groups)].append(sample_pixels(features[-1], labels, PIXELS, i))
+            if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
+                logits.append(sample_pixels(model.decode_head(features), labels, PIXELS, i))
+    return [_joined(group) for group in groups if group], _joined(logits) if logits else None
+
+
+def _joined(parts: Sequence[Pixels]) -> Pixels:
+    features, labels = zip(*parts, strict=True)
+    return torch.cat(features), torch.cat(labels)
+
+
+def sample_pixels(features: Tensor, labels: Tensor, per_image: int, seed: int) -> Pixels:
+    """Take labeled places of feature maps.
 
     Args:
         features: ``(N, C, H, W)``.
         labels: ``(N, h, w)`` class ids; 255 is ignored. A place takes the label at its middle.
         per_image: At most how many of each image.
         seed: Of the choice.
-
-    Returns:
-        Features ``(M, C)`` in float64, and labels ``(M,)``.
     """
-    size = features.shape[-2:]
-    near = functional.interpolate(labels[:, None].double(), size=size, mode='nearest-exact')[:, 0].long()
+    near = functional.interpolate(labels[:, None].double(), features.shape[-2:], mode='nearest-exact')[:, 0].long()
     generator = torch.Generator().manual_seed(seed)
-    picked_features, picked_labels = [], []
-    for image, label in zip(features, near, strict=True):
-        places = (label.flatten() != IGNORED).nonzero()[:, 0]
+    picked = []
+    for image, label in zip(features, near.flatten(1), strict=True):
+        places = (label != VOID).nonzero()[:, 0]
         places = places[torch.randperm(len(places), generator=generator)[:per_image].to(places.device)]
-        picked_features.append(image.flatten(1).T[places].double().cpu())
-        picked_labels.append(label.flatten()[places].cpu())
-    return torch.cat(picked_features), torch.cat(picked_labels)
+        picked.append((image.flatten(1).T[places].double().cpu(), label[places].cpu()))
+    return _joined(picked)
 
 
-def probe_accuracy(parts: Sequence[tuple[Tensor, Tensor]], ridge: float = 1e-2) -> float:
+def probe_accuracy(parts: Sequence[Pixels], ridge: float = 1e-2) -> float:
     """Return the balanced accuracy of linear read-outs, each fitted to all parts but one and judged on that one.
 
     Args:
-        parts: Features ``(M, C)`` and labels ``(M,)`` of disjoint groups of images, at least two.
+        parts: Pixels of disjoint groups of images, at least two.
         ridge: The strength of the penalty, relative to the features' variance.
 
     Raises:
@@ -51,34 +126,28 @@ def probe_accuracy(parts: Sequence[tuple[Tensor, Tensor]], ridge: float = 1e-2) 
     """
     if len(parts) < 2:
         raise ValueError('A probe needs at least two groups of images: one to fit, one to judge.')
-    right: dict[int, int] = {}
-    total: dict[int, int] = {}
-    for held in range(len(parts)):
-        features = torch.cat([part[0] for i, part in enumerate(parts) if i != held])
-        labels = torch.cat([part[1] for i, part in enumerate(parts) if i != held])
-        classes = labels.unique()
+    told = []
+    for held, (features, _) in enumerate(parts):
+        x, y = _joined([part for i, part in enumerate(parts) if i != held])
+        classes = y.unique()
         if len(classes) < 2:
             raise ValueError('A probe needs at least two classes among the labels.')
-        weights, bias = _ridge(features, labels, classes, ridge)
-        told = classes[(parts[held][0] @ weights + bias).argmax(1)]
-        for c in parts[held][1].unique().tolist():
-            mine = parts[held][1] == c
-            right[c] = right.get(c, 0) + int((told[mine] == c).sum())
-            total[c] = total.get(c, 0) + int(mine.sum())
-    return sum(right[c] / total[c] for c in total) / len(total)
+        weights, bias = _ridge(x, y, classes, ridge)
+        told.append(classes[(features @ weights + bias).argmax(1)])
+    return balanced_accuracy(torch.cat(told), torch.cat([labels for _, labels in parts]))
 
 
 def _ridge(features: Tensor, labels: Tensor, classes: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Fit class-balanced ridge regression of one-hot labels; return weights ``(C, K)`` and bias ``(K,)``."""
     onehot = (labels[:, None] == classes).double()
     weight = (onehot / onehot.sum(0)).sum(1) / len(classes)
-    centre, middle = weight @ features, weight @ onehot
-    x, y = features - centre, onehot - middle
+    center, middle = weight @ features, weight @ onehot
+    x, y = features - center, onehot - middle
     covariance = x.T @ (x * weight[:, None])
     penalty = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     solution = torch.linalg.solve(
         covariance + penalty * torch.eye(len(covariance), dtype=torch.float64), x.T @ (y * weight[:, None]))
-    return solution, middle - centre @ solution
+    return solution, middle - center @ solution
 
 
 def balanced_accuracy(told: Tensor, labels: Tensor) -> float:

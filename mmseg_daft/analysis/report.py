@@ -1,136 +1,117 @@
-"""One HTML file with everything: figures embedded, tables that sort, nothing from the network."""
+"""Write findings down: report.html with everything in it, and beside it figures and numbers.csv."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
 
-from mmseg_daft.analysis.bootstrap import Median
-from mmseg_daft.analysis.findings import Findings
+from mmseg_daft.analysis import figures as draw
+from mmseg_daft.analysis.contact_sheet import draw_sheet
+from mmseg_daft.analysis.findings import Findings, Scene
+from mmseg_daft.analysis.meter import Median
+from mmseg_daft.analysis.numbers_file import write_numbers
 from mmseg_daft.core.distortion import KINDS
+from mmseg_daft.files import read_json, write_atomically
+
+MADE_FROM = 'made_from.json'
+"""The file that says what a report was made from."""
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report.
-
-    Attributes:
-        name: Of its files, without suffix.
-        title: Above it.
-        caption: Below it: what it shows, and how to read it.
-        figure: The figure.
-        photographs: Whether it holds images: then it is embedded as PNG, otherwise as SVG.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-    photographs: bool = False
-
-    @property
-    def source(self) -> str:
-        """The figure as an address that holds its own data."""
-        buffer = io.BytesIO()
-        suffix, mime = ('png', 'image/png') if self.photographs else ('svg', 'image/svg+xml')
-        self.figure.savefig(buffer, format=suffix, metadata=None if self.photographs else {'Date': None})
-        return f'data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}'
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the report.
-
-    Attributes:
-        title: Above it.
-        heads: One text a column.
-        rows: Cells: texts, numbers, medians with their interval.
-        note: Below it.
-        long: Whether it begins folded.
-    """
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    note: str = ''
-    long: bool = False
-
-    @property
-    def cells(self) -> list[list[tuple[str, str, object]]]:
-        """Each cell's text, its interval or '', and what it is sorted by."""
-        return [[(*shown(cell).partition(' [')[::2], _key(cell)) for cell in row] for row in self.rows]
-
-    @property
-    def texts(self) -> list[bool]:
-        """Which columns hold words, to be set left."""
-        return [any(isinstance(row[i], str) and not row[i].isdigit() for row in self.rows)
-                for i in range(len(self.heads))]
-
-
-def write_report(path: Path, title: str, findings: Findings, figures: Sequence[ReportFigure]) -> None:
-    """Write the report.
+def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
+    """Check that a folder holds no report, or one that was made from the same.
 
     Args:
-        path: Where to.
-        title: Of the page.
-        findings: What it tells.
-        figures: In their order.
+        folder: Where a report is to be written.
+        report: Its main file.
+        made_from: What it is made from: config, models and data.
+
+    Raises:
+        ValueError: It holds a report of something else.
     """
+    before = read_json(folder / MADE_FROM) or {}
+    other = [key for key in made_from if before.get(key) != made_from[key]]
+    if other and (folder / report).exists():
+        raise ValueError(f'{folder} holds a report of another {other[0]} ({before.get(other[0], "unknown")}, not '
+                         f'{made_from[other[0]]}). Name another folder with --out.')
+
+
+def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
+    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's.
+
+    Args:
+        out: The folder.
+        findings: What is told.
+        formats: Of the figures' files.
+        console: Shows the progress; ``None`` for nothing.
+    """
+    (out / 'figures').mkdir(parents=True, exist_ok=True)
+    with draw.figure_style():
+        drawn = report_figures(findings)
+    sources = {}
+    for name, figure in track(drawn.items(), 'Draw figures', console=console, disable=console is None):
+        draw.save_figure(figure, out / 'figures', name, formats)
+        sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
+    write_numbers(findings, out / 'numbers.csv')
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)
     source = (files('mmseg_daft.analysis') / 'report.html.j2').read_text(encoding='utf-8')
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
-    html = template.render(title=title, notes=findings.notes, figures=figures, tables=tables(findings))
-    path.write_text(html, encoding='utf-8')
+    write_atomically(out / 'report.html', environment.from_string(source).render(
+        findings=findings, sources=sources, kinds=KINDS, last_stage=list(findings.stages)[-1]))
 
 
-def tables(findings: Findings) -> list[Table]:
-    """Return the report's tables: methods and stages, parameters, classes, images, layers."""
-    made = [Table(
-        'Feature distortion',
-        ('method', 'stage', 'images', 'cosine similarity, per image', 'L2 distance, per image',
-         'cosine similarity, per pixel', 'L2 distance, per pixel', 'linear CKA', 'CKA, debiased'),
-        [[row[key] for key in ('method', 'stage', 'images', 'cosine', 'l2', 'pixel_cosine', 'pixel_l2', 'cka',
-                               'debiased_cka')] for row in findings.summary()],
-        'Medians with 95 % bootstrap intervals over images. Per image: of the map averaged over its pixels; exact. '
-        'Per pixel: at every position of the map; counted in bins of 0.0005 (cosine) and 1 % (L2), so right to that. '
-        'Fewer than five images have no interval. 1, 0 and 1 mean that nothing moved. Linear CKA is too high for fewer '
-        'images than channels; the debiased variant is not, and can be below 0.')]
-    made.append(Table(
-        'Parameters and statistics',
-        ('method', *KINDS.values(), 'mean drift', 'variance drift', 'W, the value before'),
-        [[row[key] for key in ('method', *KINDS, 'mean_drift', 'variance_drift', 'reference')]
-         for row in findings.change_summary()],
-        'Medians over layers of the relative change ‖W̃ - W‖₂ / ‖W‖₂ (Eq. 6), and of the BN drift: by how many standard '
-        'deviations the running means moved, and |ln| of the ratio of variances.'))
+def report_figures(findings: Findings) -> dict[str, Figure]:
+    """Draw the report's figures, by the name of their files."""
+    drawn = {'figure_1_images': draw.draw_distributions(findings, pixels=False),
+             'figure_1_pixels': draw.draw_distributions(findings, pixels=True)}
+    if any(changes.changes for changes in findings.changes.values()):
+        drawn['figure_2_parameters'] = draw.draw_changes(findings)
+    if any(changes.drift for changes in findings.changes.values()):
+        drawn['bn_drift'] = draw.draw_drift(findings)
+    drawn['cka'] = draw.draw_cka(findings)
     if findings.classes:
-        made.append(Table(
-            'Classes', ('class', 'method', 'stage', 'images', 'pixels', 'cosine similarity, per pixel',
-                        'L2 distance, per pixel', 'cosine similarity, mean per image'),
-            [[row[key] for key in ('class', 'method', 'stage', 'images', 'pixels', 'pixel_cosine', 'pixel_l2',
-                                   'image_cosine')] for row in findings.class_summary()],
-            'Over the positions whose ground truth is the class; medians, the last with its interval over images.',
-            long=True))
-    made.append(Table(
-        'Images', ('image', 'method', 'stage', 'cosine similarity', 'L2 distance', 'mean cosine similarity of pixels'),
-        [(findings.images[image.image], method, stage, image.cosine_similarity, image.l2_distance, image.pixel_cosine)
-         for stage, meter in findings.stages.items() for method, mine in meter.methods.items()
-         for image in mine.images], long=True))
-    made.append(Table(
-        'Layers', ('layer', 'stage', 'tensor', 'method', 'relative change'),
-        [(tensor.layer, tensor.stage, KINDS[tensor.kind], method, change)
-         for method, changes in findings.changes.items() for tensor, change in changes.changes.items()], long=True))
-    return made
+        drawn['classes'] = draw.draw_classes(findings, list(findings.stages)[-1])
+    heat_range = _heat_range([scene for rows in findings.sheets.values() for scene in rows])
+    for (method, which), rows in findings.sheets.items():
+        if rows:
+            drawn[f'sheet_{slug(method)}_{which}'] = draw_sheet(
+                rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
+    return drawn
+
+
+def _heat_range(scenes: Sequence[Scene]) -> tuple[float, float]:
+    """From the least to the most distorted positions of all sheets, over three powers of ten at most."""
+    top = max((float(np.quantile(scene.heat, 0.99)) for scene in scenes), default=0.0)
+    low = min((float(np.quantile(scene.heat, 0.01)) for scene in scenes), default=0.0)
+    top = max(top, 1e-6)
+    return min(max(low, top / 1000), top / 2), top
+
+
+def _source(figure: Figure, suffix: str) -> str:
+    """Return a figure as an address that holds its own data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, metadata={'Date': None} if suffix == 'svg' else None)
+    mime = {'svg': 'image/svg+xml', 'png': 'image/png'}[suffix]
+    return f'data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}'
+
+
+def slug(name: str) -> str:
+    """Return a name that suits a file."""
+    return ''.join(c if c.isalnum() else '-' for c in name.lower())
 
 
 def shown(cell: object) -> str:
-    """Return a cell's text; a number that is none is a dash."""
+    """Return a cell's text; NaN is a dash."""
     if isinstance(cell, Median):
         if not math.isfinite(cell.low):
             return shown(cell.value)
@@ -142,7 +123,7 @@ def shown(cell: object) -> str:
     return str(cell)
 
 
-def _key(cell: object) -> object:
+def _sort_key(cell: object) -> object:
     value = cell.value if isinstance(cell, Median) else cell
     if isinstance(value, float) and not math.isfinite(value):
         return '' if math.isnan(value) else math.copysign(1e308, value)  # as JavaScript reads numbers

@@ -221,11 +221,18 @@ def layer_tensors(model: nn.Module, modules: Sequence[str] = ('backbone',)) -> I
 
 
 def stage_of(layer: str) -> str:
-    """Return the stage that a layer's name tells, counted from 1, or ``'stem'`` for what comes before the stages."""
-    found = re.search(r'(?:^|\.)(layer|stage|stages\.)(\d+)(?:\.|$)', layer)
+    """Return the stage that a layer's name tells, counted from 1.
+
+    What comes before the stages is the ``'stem'``; a layer of a head or neck belongs to the module of its first two
+    names. HRNet's transitions belong to the stage that they lead to.
+    """
+    parts = layer.split('.')
+    if parts[0].endswith(('head', 'neck')):
+        return '.'.join(parts[:2])
+    found = re.search(r'(?:^|\.)(layer|stage|stages\.|transition)(\d+)(?:\.|$)', layer)
     if not found:
         return 'stem'
-    return str(int(found[2]) + (found[1] == 'stages.'))  # ModuleLists count from 0
+    return str(int(found[2]) + (found[1] in ('stages.', 'transition')))  # ModuleLists count from 0
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:

@@ -26,6 +26,9 @@ def read_config(path: str | Path, options: Sequence[str] = (), import_modules: b
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'There is no config {path}. Give the path of one, such as configs/daft/….py')
+    for word in options:
+        if '=' not in word:
+            raise ValueError(f'{word!r} is not KEY=VALUE, such as model.backbone.depth=18.')
     cfg = Config.fromfile(path, import_custom_modules=import_modules)
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})

@@ -47,6 +47,20 @@ def test_tensors_come_in_the_order_in_which_the_network_runs():
 def test_stages_by_name():
     names = ('backbone.conv1', 'backbone.layer3.0.bn1', 'backbone.stage2.0.branches', 'backbone.stages.0.1.norm')
     assert [stage_of(name) for name in names] == ['stem', '3', '2', '1']
+    names = ('decode_head.convs.0.bn', 'neck.layer1.bn')
+    assert [stage_of(name) for name in names] == ['decode_head.convs', 'neck.layer1']
+
+
+def test_the_stages_of_hrnet():
+    extra = {f'stage{i + 1}': dict(num_modules=1, num_branches=i + 1, block='BOTTLENECK' if i == 0 else 'BASIC',
+                                   num_blocks=(1,) * (i + 1), num_channels=(4, 8, 16, 32)[:i + 1]) for i in range(4)}
+    model = nn.Module()
+    model.backbone = MODELS.build(dict(type='HRNet', extra=extra))
+    stages = {name: stage_of(name) for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert {stage for name, stage in stages.items() if name.startswith('backbone.stage2.')} == {'2'}
+    assert {name for name, stage in stages.items() if stage == 'stem'} == {'backbone.bn1', 'backbone.bn2'}
+    assert {stages[name] for name in stages if name.startswith('backbone.transition2.')} == {'3'}
+    assert set(stages.values()) == {'stem', '1', '2', '3', '4'}
 
 
 def test_drift_equals_the_reference_and_is_none_for_the_same():

@@ -1,4 +1,4 @@
-"""What tests of the tools share."""
+"""What tests of the analysis share."""
 
 import pytest
 
@@ -6,5 +6,6 @@ import pytest
 @pytest.fixture(scope='session')
 def distortion_case(tmp_path_factory):
     """A pre-trained start, FT and DAFT from it, trained by real small runs."""
-    from support.distortion_case import DistortionCase
+    from support.distortion_case import DistortionCase  # not before the settings of tests/conftest.py
+
     return DistortionCase(tmp_path_factory.mktemp('distortion'))

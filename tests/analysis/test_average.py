@@ -2,16 +2,13 @@
 
 import csv
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
-
-import mmseg_daft.analysis.over_runs as distortion_over_runs
-from mmseg_daft.analysis.tidy_file import COLUMNS
+from mmseg_daft.analysis.numbers_file import COLUMNS
+from mmseg_daft.cli import main
 
 ROOT = Path(__file__).parents[2]
 CHANGES = [f'relative_change_{kind}' for kind in ('conv_weight', 'bn_weight', 'bn_bias', 'bn_mean', 'bn_variance')]
@@ -41,7 +38,7 @@ def analysis(path, seed, method='FT'):
 
 def test_mean_and_standard_deviation_over_analyses(tmp_path, capsys):
     paths, summaries = zip(*(analysis(tmp_path / f'{seed}.csv', seed) for seed in range(3)))
-    assert distortion_over_runs.main([*map(str, paths), '--out', str(tmp_path / 'out.csv')]) == 0
+    assert main(['analyze', *map(str, paths), '--out', str(tmp_path / 'out.csv')]) == 0
     with (tmp_path / 'out.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert [(row['level'], row['measure'], row['runs']) for row in rows] == [
@@ -56,9 +53,9 @@ def test_what_cannot_be_averaged_is_refused(tmp_path, capsys):
     one, other = (analysis(tmp_path / f'{name}.csv', 0, name)[0] for name in ('FT', 'DAFT'))
     (tmp_path / 'bad.csv').write_text('a,b\n1,2\n')
     none, bad = tmp_path / 'none.csv', tmp_path / 'bad.csv'
-    for paths, says in (((one,), 'needs two analyses'), ((one, one), 'each once'), ((one, none), 'There is no'),
+    for paths, says in (((one, one), 'needs two analyses or more, each once'), ((one, none), 'There is no'),
                         ((one, other), 'do not hold the same'), ((one, bad), 'is not the numbers')):
-        assert distortion_over_runs.main(list(map(str, paths))) == 1
+        assert main(['analyze', *map(str, paths)]) == 1
         assert says in capsys.readouterr().err
 
 

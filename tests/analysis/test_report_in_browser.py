@@ -2,14 +2,12 @@
 
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools'))
+from mmseg_daft.cli import main
 
-import mmseg_daft.analysis.command as analyze_distortion
+pytestmark = pytest.mark.slow
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 DRIVER = shutil.which('chromedriver')
@@ -20,8 +18,8 @@ FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-
 @pytest.fixture(scope='module')
 def report(distortion_case, tmp_path_factory):
     case, out = distortion_case, tmp_path_factory.mktemp('report')
-    assert analyze_distortion.main([
-        str(case.config), f'FT={case.folder / "ft"}', f'DAFT={case.folder / "daft"}', '--out', str(out),
+    assert main([
+        'analyze', str(case.config), f'FT={case.folder / "ft"}', f'DAFT={case.folder / "daft"}', '--out', str(out),
         '--workers', '0', '--formats', 'png', '--stages', '3', '4']) == 0
     return out / 'report.html'
 

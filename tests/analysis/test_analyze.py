@@ -20,8 +20,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
-import mmseg_daft.analysis.command as analyze_distortion
-from mmseg_daft.engine.convert_model import CONVERTED, RECORD
+from mmseg_daft.analysis import report
+from mmseg_daft.cli import main
+from mmseg_daft.engine.convert_model import CONVERTED
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,17 +33,19 @@ def case(distortion_case):
 
 
 @pytest.fixture
-def analyse(case, tmp_path, capsys):
-    """Run the command in this process; return where it wrote and what it said."""
+def analyze(case, tmp_path, capsys, monkeypatch):
+    """Run the command in this process; return where it wrote and what it said. Figures take most of the time."""
 
-    def run(*words, config=None, code=0):
-        out = tmp_path / f'out{len(list(tmp_path.iterdir()))}'
-        fast = [] if '--formats' in words else ['--formats', 'png']
-        result = analyze_distortion.main([str(config or case.config), *map(str, words), '--out', str(out), '--workers',
-                                          '0', *fast])
+    def run(*words, config=None, code=0, figures=False):
+        words = [*words, *([] if '--out' in words else ['--out', tmp_path / f'out{len(list(tmp_path.iterdir()))}'])]
+        with monkeypatch.context() as patch:
+            if not figures:
+                patch.setattr(report, 'report_figures', lambda findings: {})
+                words.append('--no-sheets')
+            result = main(['analyze', str(config or case.config), *map(str, words), '--workers', '0'])
         said = capsys.readouterr()
         assert result == code, said.err
-        return out, said.out + said.err
+        return words[words.index('--out') + 1], said.out + said.err
 
     return run
 
@@ -65,8 +68,8 @@ def features(case, checkpoint):
     return maps, labels, dataset
 
 
-def test_all_numbers_equal_an_own_computation(case, analyse):
-    out, said = analyse(f'FT={case.folder / "ft"}', f'DAFT={case.checkpoint("daft")}', '--formats', 'png', 'pdf', 'svg')
+def test_all_numbers_equal_an_own_computation(case, analyze):
+    out, said = analyze(f'FT={case.folder / "ft"}', f'DAFT={case.checkpoint("daft")}')
     assert 'Feature distortion' in said and 'report.html' in said and len(said.splitlines()) < 60
     numbers = out / 'numbers.csv'
     before, labels, dataset = features(case, case.start)
@@ -107,14 +110,6 @@ def test_all_numbers_equal_an_own_computation(case, analyse):
         assert float(rows(numbers, measure='cka', **where)[0]['value']) == pytest.approx(cka, rel=1e-6)
 
     check_equation_6(case, numbers)
-    figures = {path.name for path in (out / 'figures').iterdir()}
-    names = {name.rsplit('.', 1)[0] for name in figures}
-    assert figures == {f'{name}.{suffix}' for name in names for suffix in ('png', 'pdf', 'svg')}
-    assert names == {'figure_1_images', 'figure_1_pixels', 'figure_2_parameters', 'bn_drift', 'cka', 'classes',
-                     'sheet_ft_least', 'sheet_ft_most', 'sheet_daft_least', 'sheet_daft_most'}
-    text = (out / 'report.html').read_text()
-    assert len(re.findall(r'<img\b[^>]* src="data:image/', text)) == len(names)
-    assert 'http' not in text.replace('http://www.w3.org', '')
 
 
 def check_equation_6(case, numbers):
@@ -135,8 +130,21 @@ def check_equation_6(case, numbers):
                 assert float(row['value']) == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-9)
 
 
-def test_a_model_that_did_not_change_is_undistorted_to_the_last_digit(case, analyse):
-    out, _ = analyse(f'FT={case.start}', '--no-sheets')
+@pytest.mark.slow
+def test_all_figures_are_written_in_all_formats_and_in_the_report(case, analyze):
+    out, _ = analyze(f'FT={case.folder / "ft"}', f'DAFT={case.checkpoint("daft")}', '--stages', '3', '4', figures=True)
+    figures = {path.name for path in (out / 'figures').iterdir()}
+    names = {name.rsplit('.', 1)[0] for name in figures}
+    assert figures == {f'{name}.{suffix}' for name in names for suffix in ('png', 'pdf', 'svg')}
+    assert names == {'figure_1_images', 'figure_1_pixels', 'figure_2_parameters', 'bn_drift', 'cka', 'classes',
+                     'sheet_ft_least', 'sheet_ft_most', 'sheet_daft_least', 'sheet_daft_most'}
+    text = (out / 'report.html').read_text()
+    assert len(re.findall(r'<img\b[^>]* src="data:image/', text)) == len(names)
+    assert 'http' not in text.replace('http://www.w3.org', '')
+
+
+def test_a_model_that_did_not_change_is_undistorted_to_the_last_digit(case, analyze):
+    out, _ = analyze(f'FT={case.start}', '--stages', '2', '--formats', 'png', figures=True)
     summary = {(row['level'], row['measure']): float(row['value']) for row in rows(out / 'numbers.csv', stage='2')
                if row['statistic'] in ('median', 'value') and not row['image']}
     assert summary['image', 'cosine_similarity'] == summary['pixel', 'cosine_similarity'] == 1
@@ -147,7 +155,7 @@ def test_a_model_that_did_not_change_is_undistorted_to_the_last_digit(case, anal
     assert len(changes) == 5 * 20 + 2 * 20 and set(changes) == {0}
 
 
-def test_a_converted_but_untrained_model_has_no_distortion_though_its_tensors_differ(case, analyse):
+def test_a_converted_but_untrained_model_has_no_distortion_though_its_tensors_differ(case, analyze):
     start = torch.load(case.start, weights_only=False)['state_dict']
 
     def untrain(content):
@@ -155,7 +163,7 @@ def test_a_converted_but_untrained_model_has_no_distortion_though_its_tensors_di
         assert min(float((kept[n] - start[n]).norm() / start[n].norm()) for n in kept if 'running' in n) > 0.01
         content['state_dict'].update({**{n: start[n] for n in start if n.startswith('backbone')}, **kept})
 
-    out, _ = analyse(f'DAFT={case.changed("untrained.pth", case.checkpoint("daft"), untrain)}', '--no-sheets')
+    out, _ = analyze(f'DAFT={case.changed("untrained.pth", case.checkpoint("daft"), untrain)}')
     numbers = out / 'numbers.csv'
     for row in rows(numbers, level='image', measure='cosine_similarity', statistic='value'):
         assert float(row['value']) > 1 - 1e-6
@@ -172,16 +180,17 @@ def values(path):
             for row in rows(path) if row['statistic'] != 'count'}
 
 
-def test_neither_batches_nor_processes_matter(case, analyse, tmp_path):
+@pytest.mark.slow
+def test_neither_batches_nor_processes_matter(case, analyze, tmp_path):
     words = [f'FT={case.checkpoint("ft")}', '--stages', '1', '4']
-    one, _ = analyse(*words, '--no-sheets')
-    batched, _ = analyse(*words, '--no-sheets', '--batch-size', '4')
+    one, _ = analyze(*words)
+    batched, _ = analyze(*words, '--batch-size', '4')
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_addr', '127.0.0.1',
-         '--master_port', str(port), str(ROOT / 'tools' / 'analyze_distortion.py'), str(case.config), *words,
+         '--master_port', str(port), '-m', 'mmseg_daft', 'analyze', str(case.config), *words,
          '--launcher', 'pytorch', '--out', str(tmp_path / 'two'), '--formats', 'png'],
         capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -198,69 +207,94 @@ def test_neither_batches_nor_processes_matter(case, analyse, tmp_path):
             assert value == pytest.approx(reference[key], nan_ok=True, **tolerance), key
 
 
-def test_amp_moves_the_numbers_little_and_is_noted(case, analyse):
-    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--no-sheets']
-    full, half = (analyse(*words, *more)[0] / 'numbers.csv' for more in ((), ('--amp',)))
+def test_amp_moves_the_numbers_little_and_is_noted(case, analyze):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4']
+    full, half = (analyze(*words, *more)[0] / 'numbers.csv' for more in ((), ('--amp',)))
     a, b = (float(rows(path, level='image', statistic='median', measure='cosine_similarity')[0]['value'])
             for path in (full, half))
     assert a != b and a == pytest.approx(b, abs=0.02)
     assert 'half precision' in (half.parent / 'report.html').read_text()
 
 
-def test_without_ground_truth_the_other_figures_are_drawn(case, analyse, tmp_path):
+def test_without_ground_truth_the_other_figures_are_drawn(case, analyze, tmp_path):
     shutil.copytree(case.root, tmp_path / 'data' / 'target')
     shutil.rmtree(tmp_path / 'data' / 'target' / 'SegmentationClass')
-    out, _ = analyse(f'FT={case.checkpoint("ft")}', '--cfg-options',
-                     f'test_dataloader.dataset.data_root={tmp_path / "data" / "target"}')
+    out, _ = analyze(f'FT={case.checkpoint("ft")}', '--stages', '4', '--formats', 'png', '--cfg-options',
+                     f'test_dataloader.dataset.data_root={tmp_path / "data" / "target"}', figures=True)
     names = {path.stem for path in (out / 'figures').iterdir()}
     assert {'figure_1_images', 'figure_1_pixels', 'sheet_ft_least', 'sheet_ft_most'} <= names
     assert 'classes' not in names and not rows(out / 'numbers.csv', level='class')
     assert 'without ground truth' in (out / 'report.html').read_text()
 
 
-def test_one_image_has_no_intervals(case, analyse):
-    out, said = analyse(f'FT={case.checkpoint("ft")}', '--images', '1')
+def test_one_image_has_no_intervals(case, analyze):
+    words = [f'FT={case.checkpoint("ft")}', '--images', '1', '--stages', '4', '--formats', 'png']
+    out, said = analyze(*words, figures=True)
     assert 'With 1 image there are no intervals' in ' '.join(said.split())
     for row in rows(out / 'numbers.csv', statistic='interval_low'):
         assert math.isnan(float(row['value']))
     assert math.isnan(float(rows(out / 'numbers.csv', measure='cka')[0]['value']))
 
 
-def test_a_converted_run_without_its_tensors_is_compared_by_its_convolutions_or_converted_again(case, analyse):
+def test_a_converted_run_without_the_tensors_that_it_began_with_is_refused(case, analyze):
     older = case.changed('older.pth', case.checkpoint('daft'),
                          lambda content: content['message_hub']['runtime_info'].pop(CONVERTED))
-    words = [f'DAFT={older}', '--stages', '4', '--no-sheets']
-    out, said = analyse(*words)
-    assert '--recompute-conversion computes it again' in ' '.join(said.split())
-    kinds = {row['measure'] for row in rows(out / 'numbers.csv', level='layer')}
-    assert kinds == {'relative_change_conv_weight'}
-    assert 'so what its BN layers began with is unknown' in (out / 'report.html').read_text()
-
-    again, said = analyse(*words, '--recompute-conversion')
-    assert 'computed again from its data' in ' '.join(said.split())
-    kept, _ = analyse(f'DAFT={case.checkpoint("daft")}', '--stages', '4', '--no-sheets')
-    for a, b in zip(rows(again / 'numbers.csv', level='layer'), rows(kept / 'numbers.csv', level='layer')):
-        assert a['layer'] == b['layer'] and float(a['value']) == pytest.approx(float(b['value']), rel=1e-4, abs=1e-7)
-
-    def forge(content):
-        facts = content['message_hub']['runtime_info']
-        del facts[CONVERTED]
-        facts[RECORD]['seed'] += 1
-
-    _, said = analyse(f'DAFT={case.changed("forged.pth", case.checkpoint("daft"), forge)}', '--recompute-conversion',
-                      code=1)
-    assert 'is another than the run recorded' in said
+    out, said = analyze(f'FT={case.checkpoint("ft")}', f'DAFT={older}', code=1)
+    assert f'DAFT: {older} was converted and does not hold the tensors' in said and 'Train it again' in said
+    assert 'Measure' not in said and not out.exists()
 
 
-def test_the_start_of_the_config_and_a_named_one_are_the_same(case, analyse):
-    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--no-sheets']
-    by_config, by_name = analyse(*words)[0], analyse(*words, '--pretrained', case.start)[0]
+def test_a_report_of_something_else_is_not_overwritten(case, analyze, tmp_path):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--images', '2', '--out', tmp_path / 'mine']
+    analyze(*words)
+    written = (tmp_path / 'mine' / 'numbers.csv').read_bytes()
+    other_config = tmp_path / 'other.py'
+    shutil.copy(case.config, other_config)
+    others = dict(split=([*words, '--split', 'val'], None), config=(words, other_config),
+                  runs=([f'DAFT={case.checkpoint("daft")}', *words[1:]], None),
+                  pretrained=([*words, '--pretrained', case.start], None))
+    others['cfg-options'] = [*words, '--cfg-options', 'test_dataloader.batch_size=2'], None
+    for what, (asked, config) in others.items():
+        _, said = analyze(*asked, config=config, code=1)
+        assert f'holds a report of another {what} ' in said and '--out' in said and 'Measure' not in said
+    assert (tmp_path / 'mine' / 'numbers.csv').read_bytes() == written
+    analyze(*words)  # the same again
+
+
+def test_without_out_each_config_has_its_own_folder(case, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, 'report_figures', lambda findings: {})
+    assert main(['analyze', str(case.config), f'FT={case.checkpoint("ft")}', '--no-sheets', '--workers', '0']) == 0
+    assert (tmp_path / 'work_dirs' / 'analyze' / 'config' / 'report.html').is_file()
+
+
+@pytest.mark.parametrize('columns', [80, None])
+def test_tables_fit_and_cut_nothing(case, analyze, monkeypatch, columns):
+    monkeypatch.delenv('COLUMNS', raising=False)
+    if columns:
+        monkeypatch.setenv('COLUMNS', str(columns))
+    names = ['FT', 'DAFT', 'DAFT-without-compensation', 'LP-FT', 'fifth']
+    words = [f'{name}={case.checkpoint("daft" if "DAFT" in name else "ft")}' for name in names]
+    out, said = analyze(*words, '--stages', '3', '4')
+    assert '…' not in said and max(map(len, said.split('Report: ')[0].splitlines())) <= (columns or 100)
+    flat = re.sub(r'\s', '', said)
+    assert all(name in flat for name in ('DAFT', 'LP-FT', 'fifth', 'cosinesimi-', 'debiased', 'L2distance,'))
+    for row in rows(out / 'numbers.csv', statistic='median', level='image'):
+        assert f'{float(row["value"]):.4f}' in said
+    for row in rows(out / 'numbers.csv', measure='debiased_cka'):
+        assert f'{float(row["value"]):.4f}' in said
+    assert said.count('weight of conv') == 2  # four methods side by side, and one more
+
+
+def test_the_start_of_the_config_and_a_named_one_are_the_same(case, analyze):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4']
+    by_config, by_name = analyze(*words)[0], analyze(*words, '--pretrained', case.start)[0]
     assert values(by_config / 'numbers.csv') == values(by_name / 'numbers.csv')
 
 
-def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
+def test_bad_input_is_refused_with_the_fix(case, analyze, tmp_path):
     def refused(*words, says, config=None):
-        _, said = analyse(*words, config=config, code=1)
+        _, said = analyze(*words, config=config, code=1)
         assert says in said and 'Traceback' not in said
 
     ft = f'FT={case.checkpoint("ft")}'
@@ -281,14 +315,16 @@ def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
     refused(f'FT={wide}', says='All checkpoints have to be of one arch')
     changed = case.changed('other.pth', case.checkpoint('daft'), other)
     refused(f'DAFT={changed}', says='converted from another pre-trained')
-    refused('FT', says="'FT' is not METHOD=RUN")
+    refused('FT', says="'FT' is not NAME=RUN")
     refused(ft, ft, says='comes twice')
     refused(ft, ft.replace('FT', 'ft', 1), says="The methods 'FT' and 'ft' would both have figures named sheet_ft_*")
     refused(*(ft.replace('FT', name, 1) for name in ('FT+a', 'FT-a')), says="'FT+a' and 'FT-a' would both")
     refused('FT=nowhere', says='nowhere is neither a checkpoint nor a run folder')
     refused(ft, '--stages', '7', says='The backbone returns the stages 1, 2, 3, 4, not 7')
     refused(ft, config=tmp_path / 'none.py', says='There is no config')
-    refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2')
+    refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft analyze')
+    refused(ft, '--images', '0', says='at least 1')
+    refused(ft, '--cfg-options', 'nothing', says="'nothing'")
     refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
     (tmp_path / 'empty.txt').write_text('')
     refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='found no image')
@@ -301,11 +337,11 @@ def test_bad_input_is_refused_with_the_fix(case, analyse, tmp_path):
     (lambda path: torch.save([torch.zeros(1)], path), 'it holds a list'),
     (lambda path: torch.save({'state_dict': [torch.zeros(1)]}, path), 'it holds no tensors by name'),
 ], ids=['random bytes', 'empty', 'a pickled list', 'a saved list', 'a list of weights'])
-def test_a_file_that_is_no_checkpoint_is_named_and_refused(case, analyse, tmp_path, write, says):
+def test_a_file_that_is_no_checkpoint_is_named_and_refused(case, analyze, tmp_path, write, says):
     bad = tmp_path / 'bad.pth'
     write(bad)
     for words in ([f'FT={bad}'], [f'FT={case.checkpoint("ft")}', '--pretrained', bad],
                   [f'FT={case.checkpoint("ft")}', '--cfg-options', f'model.backbone.init_cfg.checkpoint={bad}'],
                   [f'FT={case.checkpoint("ft")}', '--cfg-options', f'load_from={bad}']):
-        _, said = analyse(*words, code=1)
+        _, said = analyze(*words, code=1)
         assert f'{bad} is no checkpoint: {says}' in said and 'dictionary of tensors by name' in said

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from support.data_layouts import write_voc
 from support.distortion_case import NAME, rows
@@ -20,7 +21,7 @@ FEATURES = 4 * (4 * 48 * 64 + 8 * 24 * 32 + (16 + 32) * 12 * 16)  # bytes of an 
 def peak(config, images, out):
     """Run the command on so many images and return the most bytes that its process held."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'analyze_distortion.py'), str(config), f'FT={config.parent / "ft.pth"}',
+        [sys.executable, '-m', 'mmseg_daft', 'analyze', str(config), f'FT={config.parent / "ft.pth"}',
          '--pretrained', str(config.parent / 'start.pth'), '--images', str(images), '--workers', '0', '--no-sheets',
          '--formats', 'png', '--out', str(out)], cwd=ROOT, stdout=subprocess.DEVNULL,
         env={**os.environ, 'MALLOC_ARENA_MAX': '1'})
@@ -32,6 +33,7 @@ def peak(config, images, out):
     return usage.ru_maxrss * 1024
 
 
+@pytest.mark.slow
 def test_three_hundred_images_need_no_more_memory_than_five(tmp_path):
     write_voc(tmp_path / 'data', val=300, size=SIZE, num_classes=6)
     cfg = small(f'ft/ft_{NAME}', tmp_path / 'work', tmp_path / 'data')

@@ -1,0 +1,176 @@
+"""The models of an analysis: the pre-trained one, the fine-tuned runs, and what their training began with."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import load_checkpoint
+from mmseg.models import BaseSegmentor
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from mmseg_daft.analysis.findings import MethodChanges
+from mmseg_daft.core.batch_norm import BatchNorm
+from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
+from mmseg_daft.engine.checkpoints import read_checkpoint
+from mmseg_daft.engine.convert_model import CONVERTED, RECORD
+from mmseg_daft.engine.pretrained_weights import match_start, match_weights, pretrained_starts
+
+EXTRACTOR = 'backbone'
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode.
+
+    Attributes:
+        name: The method, or ``'before'``.
+        source: Where its weights are from.
+        model: The model.
+        predicts: Whether its head was in the file, too.
+        facts: What the run that wrote the file kept of itself (MMEngine's ``runtime_info``).
+    """
+
+    name: str
+    source: str
+    model: BaseSegmentor
+    predicts: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return a checkpoint: the file itself, or a run folder's last one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if path.is_file():
+        return path
+    note = path / 'last_checkpoint'
+    if note.is_file() and (path / Path(note.read_text().strip()).name).is_file():  # the folder may have been moved
+        return path / Path(note.read_text().strip()).name
+    numbered = [(int(found[1]), file) for file in path.glob('*.pth')
+                if (found := re.search(r'_(\d+)\.pth$', file.name))]
+    if not numbered:
+        raise ValueError(f'{path} is neither a checkpoint nor a run folder with one (last_checkpoint, iter_*.pth).')
+    return max(numbered)[1]
+
+
+def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> LoadedModel:
+    """Return the pre-trained model: from a checkpoint, or as the config has it (``init_cfg``, ``load_from``).
+
+    Raises:
+        ValueError: Its weights are missing or do not fit.
+    """
+    if checkpoint is not None:
+        return load_run(cfg, 'before', checkpoint, device)
+    model = _build(cfg)
+    starts = list(pretrained_starts(model))
+    starts = [start for start in starts if not start.name] or starts  # the whole model's goes before its parts'
+    if not starts and not cfg.get('load_from'):
+        raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
+                         'a checkpoint of this model.')
+    for start in starts:
+        problem = None if start.own_loading else match_start(start).problem(0.95)
+        if problem:
+            raise ValueError(f'The pre-trained weights {start.checkpoint!r} do not fit {start.name or "the model"}: '
+                             f'{problem}')
+    model.init_weights()
+    source, predicts = ' and '.join(str(start.checkpoint) for start in starts), any(not s.name for s in starts)
+    for start in starts:
+        if start.name and start.prefix == start.name and not start.own_loading:
+            predicts |= _load(model, _read(start.checkpoint)[0], False) is None
+    if cfg.get('load_from'):
+        source, predicts = str(cfg.load_from), True
+        _load_extractor(model, _read(source)[0], source)
+        load_checkpoint(model, source, map_location='cpu')
+    return LoadedModel('before', source, _finite(model, source).to(device).eval(), predicts)
+
+
+def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> LoadedModel:
+    """Return a run's model.
+
+    Raises:
+        ValueError: There is no checkpoint, it is none, is of another architecture, or holds NaN.
+    """
+    checkpoint = find_checkpoint(path)
+    model = _build(cfg)
+    state, content = _read(checkpoint)
+    _load_extractor(model, state, f'{name}={checkpoint}')
+    predicts = _load(model, state, False) is None
+    facts = content.get('message_hub', {})
+    facts = facts.get('runtime_info', {}) if isinstance(facts, dict) else facts.runtime_info
+    return LoadedModel(
+        name, str(checkpoint), _finite(model, f'{name}={checkpoint}').to(device).eval(), predicts, facts)
+
+
+def _build(cfg: Config) -> BaseSegmentor:
+    """Build the config's model without weights; SyncBatchNorm becomes what it is in eval mode on one device."""
+    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    state, content = read_checkpoint(str(path))
+    return {name.removeprefix('module.'): t for name, t in state.items() if isinstance(t, Tensor)}, content
+
+
+def _load_extractor(model: BaseSegmentor, state: Mapping[str, Tensor], what: str) -> None:
+    problem = _load(model, state, True)
+    if problem:
+        raise ValueError(f'{what} does not fit the {EXTRACTOR} of the config\'s model. All checkpoints have to be of '
+                         f'one architecture. {problem}')
+
+
+def _load(model: BaseSegmentor, state: Mapping[str, Tensor], extractor: bool) -> str | None:
+    """Load the feature extractor, or all else but auxiliary heads; or say what of it a file lacks, and load nothing."""
+    wanted = {name: tensor for name, tensor in model.state_dict().items()
+              if name.startswith(f'{EXTRACTOR}.') == extractor and not name.startswith('auxiliary_head.')}
+    problem = match_weights(wanted, state).problem(1.0)
+    if problem is None:
+        model.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+    return problem
+
+
+def _finite(model: BaseSegmentor, what: str) -> BaseSegmentor:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f'{what}: {name!r} holds NaN or infinite values, so the run diverged. Name a checkpoint '
+                             'from before that, and lower the learning rate.')
+    return model
+
+
+def changes_of(run: LoadedModel, start: LoadedModel) -> MethodChanges:
+    """Return how a run's parameters changed since its training began (Eq. 6).
+
+    Raises:
+        ValueError: The run's conversion was not that of this pre-trained model, or is not in its checkpoint.
+    """
+    before, after = start.model.state_dict(), run.model.state_dict()
+    layers = {f'{EXTRACTOR}.{name}': layer for name, layer in start.model.backbone.named_modules()
+              if isinstance(layer, BatchNorm)}
+    record, kept = run.facts.get(RECORD), run.facts.get(CONVERTED)
+    if record and kept is None:
+        raise ValueError(f'{run.name}: {run.source} was converted and does not hold the tensors that its training '
+                         'began with, as all checkpoints do since the first release. Train it again, or leave it out.')
+    if kept and (record or {}).get('variant', {}).get('compensate', True):
+        for name, layer in layers.items():
+            # A conversion leaves γ over the standard deviation as it was.
+            scales = [state[f'{name}.weight'].cpu().double() / (state[f'{name}.running_var'].cpu().double()
+                                                                 + layer.eps).sqrt()
+                      for state in (before, kept) if f'{name}.weight' in kept]
+            if scales and relative_change(*scales) > 1e-3:
+                raise ValueError(f'{run.name}: {run.source} was converted from another pre-trained model than '
+                                 f'{run.name}\'s comparison is with ({name!r} differs). Name its own by --pretrained.')
+    before = {**before, **(kept or {})}
+    changes = {t: relative_change(before[t.name], after[t.name]) for t in layer_tensors(start.model, (EXTRACTOR,))}
+    drift = {name: statistics_drift(name, before, after, layer.eps)
+             for name, layer in layers.items() if layer.running_mean is not None}
+    return MethodChanges(changes, drift, 'after the conversion' if kept else 'pre-trained')
