@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from demo import DOMAINS, METHODS, NAMES
 from demo.render import RenderSettings, render_data_set
@@ -143,7 +144,8 @@ def train(demo: Demo, console: Console, titles: dict[str, str]) -> None:
     with bars(console, totals, 'iterations') as reports, ThreadPoolExecutor(len(titles)) as pool:
         summaries = list(pool.map(demo.train, titles, reports))
     for line in (line for summary in summaries for line in summary):
-        console.print(Padding(line, (0, 0, 0, 5)), markup=False, style='cyan')
+        text = line.lstrip()
+        console.print(Padding(Text(text), (0, 0, 0, 5 + len(line) - len(text))), style='cyan')
 
 
 def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, float]]:
@@ -174,10 +176,10 @@ def conclude(console: Console, seed: int, rows: dict[str, dict[str, float]], fin
     console.print(table)
     show_findings(console, findings, last_stage_only=True)
     console.print(
-        'mIoU: higher is better. All models but the source model were trained for the target. The two columns on the '
-        "right are feature distortion on the target's validation images, as medians of stage 4: 1 and 0 mean that "
-        "training left the source model's features as they were. On so small a task mIoU varies by several points from "
-        'seed to seed, so one demo illustrates the methods and does not rank them.\n',
+        'mIoU in the first table: higher is better. All models but the source model were trained for the target. The '
+        "columns on its right are feature distortion on the target's validation images, as medians of stage 4: 1 and 0 "
+        "mean that training left the source model's features as they were. On so small a task mIoU varies by several "
+        'points from seed to seed, so one demo illustrates the methods and does not rank them.\n',
         width=min(100, console.width))
 
 
