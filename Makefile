@@ -16,7 +16,7 @@ PINS := constraints/$(STACK).txt
 BIN  := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-matrix demo lint clean
+.PHONY: help install test test-fast test-matrix demo lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -39,6 +39,9 @@ test: export OMP_NUM_THREADS ?= 1
 test: install ## the test suite, two files at a time; PYTEST_ARGS are passed on
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
+test-fast: override PYTEST_ARGS += -m 'not slow'
+test-fast: test ## without Slurm, browser, demo and whole trainings: under 4 minutes on 2 cores
+
 test-matrix: ## the test suite on every stack, then a table of the results
 	@for stack in $(STACKS); do \
 	  if ! $(MAKE) install STACK=$$stack; then result='not installed'; \
@@ -55,5 +58,5 @@ lint: install ## ruff
 	$(BIN)/ruff check
 
 clean: ## remove the environments and the caches; work_dirs and data stay
-	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build *.egg-info mmseg_daft/.mim .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,37 +3,99 @@
 import runpy
 from pathlib import Path
 
+from setuptools import __version__ as setuptools_version
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+SHIPPED = ('configs', 'tools')
+
+
+class BuildWithConfigs(build_py):
+    """Put configs and tools under ``mmseg_daft/.mim``, where ``mim`` and ``mmseg-daft configs`` look for them."""
+
+    def run(self) -> None:
+        """Build; an editable installation gets links, which git ignores, as its package is the checkout's folder."""
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            for name in SHIPPED:
+                link = ROOT / 'mmseg_daft' / '.mim' / name
+                link.parent.mkdir(exist_ok=True)
+                if not link.exists():
+                    link.symlink_to(Path('..', '..', name))
+        else:
+            for copy, source in self.shipped().items():
+                self.mkpath(str(Path(copy).parent))
+                self.copy_file(source, copy)
+
+    def shipped(self) -> dict[str, str]:
+        """Return the sources of all files under ``.mim``."""
+        sources = [path for name in SHIPPED for path in sorted(Path(name).rglob('*')) if path.is_file()]
+        return {str(Path(self.build_lib, 'mmseg_daft', '.mim', path)): str(path) for path in sources
+                if path.suffix != '.pyc'}
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Return all files that are installed."""
+        return [*super().get_outputs(include_bytecode), *self.shipped()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return the sources of what is installed, for strict editable installations."""
+        return {**super().get_output_mapping(), **self.shipped()}
+
+
+# An SPDX expression has a field of its own since setuptools 77; it excludes the classifier, which came before.
+if int(setuptools_version.split('.')[0]) >= 77:
+    licence, licence_classifier = dict(license_expression='Apache-2.0'), []
+else:
+    licence, licence_classifier = dict(license='Apache-2.0'), ['License :: OSI Approved :: Apache Software License']
+
+TEST = [
+    'hypothesis', 'pytest',
+    'pytest-xdist',  # two files at a time
+    'selenium',  # drives the browser that opens the report
+    'submitit',  # the sweep's
+    'tensorboard',  # reads what a hook wrote for it
+]
 
 setup(
     name='mmseg-daft',
     version=runpy.run_path(str(ROOT / 'mmseg_daft' / 'version.py'))['__version__'],
-    description='Domain-Aware Fine-Tuning (AAAI 2024) for MMSegmentation',
+    description='Domain-Aware Fine-Tuning (AAAI 2024) for MMSegmentation: batch-norm conversion and two learning rates',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
+    author='mmseg_daft contributors',
+    keywords=['semantic segmentation', 'fine-tuning', 'domain adaptation', 'batch normalization', 'MMSegmentation'],
+    **licence,
+    license_files=['LICENSE'],
     packages=find_packages(include=['mmseg_daft', 'mmseg_daft.*']),
     package_data={'mmseg_daft': ['py.typed', 'analysis/*.j2']},
+    cmdclass={'build_py': BuildWithConfigs},
+    entry_points={'console_scripts': ['mmseg-daft = mmseg_daft.cli:main']},
     python_requires='>=3.10',
     # mmengine, mmcv and mmsegmentation stay out: whoever has them has them under one of several names
     # (mmcv or mmcv-lite, the onedl-* fork), and a second copy would overwrite the first.
     install_requires=['torch>=2.1', 'torchvision', 'numpy', 'packaging', 'rich', 'safetensors>=0.4', 'jinja2',
                       'matplotlib'],
     extras_require={
-        # ftfy and regex: mmsegmentation 1.2.2 imports them without declaring them.
+        # MMSegmentation, for those who have none yet: without compiled ops, so it installs everywhere. ftfy and regex:
+        # mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
+        'sweep': ['submitit'],  # `mmseg-daft sweep`: Slurm arrays, requeueing, local processes
         'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
-        'sweep': ['submitit'],  # tools/sweep.py: Slurm arrays, requeueing, local processes
-        # selenium: drives the browser that opens the report. xdist: two tests at a time. tensorboard: reads what a hook
-        # wrote for it.
-        'test': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'tensorboard'],
-        'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'selenium', 'submitit', 'tensorboard', 'ruff', 'pre-commit'],
+        'test': TEST,
+        'dev': [*TEST, 'ruff', 'pre-commit'],
     },
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        *licence_classifier,
+        'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
     ],
 )

@@ -14,6 +14,7 @@ import importlib
 import sys
 from importlib.util import find_spec
 from itertools import pairwise
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ def register() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this is ``mmseg-daft`` or ``python -m mmseg_daft``: its commands register when they need it."""
-    return Path(sys.argv[0]).name == 'mmseg-daft' or ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
+    """Return whether this is ``mmseg-daft`` or ``python -m mmseg_daft``: its commands register when they need it.
+
+    A worker process that they spawn is not, though it inherits their arguments.
+    """
+    module = sys.argv[0] == '-m' and ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
+    return (module or Path(sys.argv[0]).name == 'mmseg-daft') and parent_process() is None
 
 
 def __getattr__(name: str) -> Any:

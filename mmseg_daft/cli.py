@@ -1,46 +1,75 @@
 """The command line, ``mmseg-daft`` or ``python -m mmseg_daft``.
 
-Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``, its docstring the description. The
-modules import what is heavy (torch, mmseg) in ``run``, so that ``--help`` is there at once.
+Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the description. What
+is heavy (torch, mmseg) is imported in ``run``, so that ``--help`` is there at once. ``args.words`` holds the command's
+words as they are; those that its parser does not know are an error, unless the module sets ``PASSES_ON``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 
-from mmseg_daft.version import __version__
+import mmseg_daft
 
 COMMANDS = {
     'doctor': ('mmseg_daft.doctor.command', 'check a config before GPU hours are spent on it'),
-    'domain-gap': ('mmseg_daft.analysis.domain_gap', 'how far source and target lie apart, layer by layer'),
+    'domain-gap': ('mmseg_daft.analysis.domain_gap', 'measure how far source and target lie apart, layer by layer'),
     'convert': ('mmseg_daft.offline.convert', 'convert a checkpoint to a target domain, without training'),
-    'train': ('mmseg_daft.launch.train', "train: mmseg's own train.py"),
-    'test': ('mmseg_daft.launch.test', "test: mmseg's own test.py"),
-    'lpft': ('mmseg_daft.launch.lpft', 'LP-FT: train the head, then everything'),
-    'sweep': ('mmseg_daft.sweep.command', "the paper's search for learning rates"),
-    'analyze': ('mmseg_daft.analysis.command', "the paper's figures of finished runs, in one HTML file"),
-    'configs': ('mmseg_daft.launch.configs', 'list the configs; copy one out'),
+    'train': ('mmseg_daft.launch.train', "train, with mmseg's own train.py"),
+    'test': ('mmseg_daft.launch.test', "evaluate a checkpoint, with mmseg's own test.py"),
+    'lpft': ('mmseg_daft.launch.lpft', 'LP-FT: train the head, then the whole model'),
+    'sweep': ('mmseg_daft.sweep.command', "run the paper's search for learning rates"),
+    'analyze': ('mmseg_daft.analysis.command', "draw the paper's figures of finished runs, in one HTML file"),
+    'configs': ('mmseg_daft.launch.configs', 'list the shipped configs, or copy one'),
 }
+EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep'}
+"""The extra that holds an optional package; doctor says more about mmseg and mmcv."""
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fill a description's paragraphs to the terminal's width; indented ones, which are commands, stay as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return '\n\n'.join(part if part.startswith(' ') else textwrap.fill(part, width, break_on_hyphens=False)
+                           for part in re.split(r'\n\n+', text.rstrip()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:
+        # Workers that are spawned import first what __main__ names: let it be this package, which registers then.
+        sys.modules['__main__'].__spec__ = mmseg_daft.__spec__
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] in COMMANDS:
+        return _run(words[0], words[1:])
     parser = argparse.ArgumentParser(
         'mmseg-daft', description='Domain-Aware Fine-Tuning for MMSegmentation.',
-        epilog='Each command has a --help of its own.')
-    parser.add_argument('--version', action='version', version=f'mmseg-daft {__version__}')
+        epilog='mmseg-daft COMMAND --help says more about each.')
+    parser.add_argument('--version', action='version', version=f'mmseg-daft {mmseg_daft.__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for name, (place, text) in COMMANDS.items():
-        own = commands.add_parser(name, help=text, add_help=False)
-        if argv[:1] == [name]:
-            module = importlib.import_module(place)
-            own = argparse.ArgumentParser(f'mmseg-daft {name}', description=module.__doc__,
-                                          formatter_class=argparse.RawDescriptionHelpFormatter)
-            module.add_arguments(own)
-            return module.run(own.parse_args(argv[1:]))
-    parser.parse_args(argv)
-    return 2
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text)
+    parser.parse_args(words)
+    parser.error('the first word has to be a COMMAND')
+
+
+def _run(name: str, words: list[str]) -> int:
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = argparse.ArgumentParser(f'mmseg-daft {name}', description=module.__doc__, formatter_class=_HelpFormatter)
+    module.add_arguments(parser)
+    args, unknown = parser.parse_known_args(words)
+    args.words = words
+    if unknown and not getattr(module, 'PASSES_ON', False):
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+    try:
+        return module.run(args)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        raise SystemExit(f'mmseg-daft {name} needs {error.name}, which is not installed: '
+                         f"pip install 'mmseg-daft[{EXTRAS[error.name]}]'") from error

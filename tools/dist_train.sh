@@ -5,7 +5,6 @@
 # On one machine torchrun takes a free port, so two runs there never meet. Without a GPU, GPUS are processes.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 config=$1 gpus=$2
 shift 2
 if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
@@ -14,6 +13,5 @@ else
   rendezvous=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}"
               --master_port="${PORT:-29500}")
 fi
-export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$gpus" \
-  "$tools/train.py" "$config" --launcher pytorch "$@"
+  "$(dirname "${BASH_SOURCE[0]}")/${SCRIPT:-train.py}" "$config" --launcher pytorch "$@"

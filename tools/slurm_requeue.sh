@@ -3,7 +3,7 @@
 #   sbatch [-p PARTITION] [--time=…] tools/slurm_requeue.sh CONFIG [train.py's arguments]
 # Some minutes before the limit Slurm signals; the run saves a checkpoint (CheckpointOnSignalHook, in every config here)
 # and ends, the job goes back into the queue by itself and resumes. A run that fails of itself is not requeued. A new job
-# starts anew: its work directory must hold no run, unless --resume asks to go on with that.
+# must not find a run in its work directory, unless --resume asks to go on with that.
 #SBATCH --job-name=daft
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -22,13 +22,12 @@ most_requeues=${MAX_REQUEUES:-100}
 # Slurm runs a copy of this file, so its place is where sbatch found it.
 script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
 root=${MMSEG_DAFT_ROOT:-$(dirname "${script%% *}")/..}
-[ -f "$root/tools/train.py" ] || { echo "No tools/train.py in $root: export MMSEG_DAFT_ROOT, the repository" >&2; exit 2; }
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+[ -f "$root/tools/train.py" ] || { echo "No tools/train.py in $root: export MMSEG_DAFT_ROOT, the folder that holds tools" >&2; exit 2; }
 
 # A restarted job resumes; the first start of another run must not go on with what its folder holds.
 resume=(--resume)
 if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
-  "${PYTHON:-python}" "$root/tools/fresh_work_dir.py" "$@" || exit 2
+  "${PYTHON:-python}" "$root/tools/train.py" --check-work-dir "$@" || exit 2
   resume=()
 fi
 

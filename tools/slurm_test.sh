@@ -1,21 +1,7 @@
 #!/usr/bin/env bash
 # Test on a Slurm cluster: mmseg's tools/slurm_test.sh, found from any directory.
-#   [GPUS=4] [GPUS_PER_NODE=4] [CPUS_PER_TASK=5] [SRUN_ARGS='…'] [PORT=…] tools/slurm_test.sh PARTITION JOB CONFIG CHECKPOINT [test.py's arguments]
-# DEVICE, PYTHON and ports as of slurm_train.sh.
+#   tools/slurm_test.sh PARTITION JOB CONFIG CHECKPOINT [test.py's arguments]
+# GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS, PORT, DEVICE and PYTHON as in slurm_train.sh.
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-partition=$1 job=$2 config=$3 checkpoint=$4
-shift 4
-gpus=${GPUS:-4}
-per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
-gres=(--gres="gpu:$per_node")
-[ "${DEVICE:-gpu}" != cpu ] || gres=()
-words=$(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}") ||  # honours quotes
-  { echo "SRUN_ARGS=${SRUN_ARGS}: a quote in it has no end" >&2; exit 2; }
-mapfile -t srun_args < <(sed '/^$/d' <<< "$words")
-[ -z "${PORT:-}" ] || export MASTER_PORT=$PORT
-export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
-exec srun -p "$partition" --job-name="$job" "${gres[@]}" --ntasks="$gpus" --ntasks-per-node="$per_node" \
-  --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${srun_args[@]}" \
-  "${PYTHON:-python}" -u "$tools/test.py" "$config" "$checkpoint" --launcher slurm "$@"
+[ $# -ge 4 ] || { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+SCRIPT=test.py exec "$(dirname "${BASH_SOURCE[0]}")/slurm_train.sh" "$@"

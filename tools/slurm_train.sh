@@ -4,7 +4,7 @@
 # One task a GPU. DEVICE=cpu asks for no GPUs: GPUS are then tasks. PYTHON=… names another interpreter. Two jobs on one
 # node get ports of their own. With a time limit that a run may not fit into: slurm_requeue.sh.
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 partition=$1 job=$2 config=$3
 shift 3
@@ -16,7 +16,6 @@ words=$(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}") ||  # honours quotes
   { echo "SRUN_ARGS=${SRUN_ARGS}: a quote in it has no end" >&2; exit 2; }
 mapfile -t srun_args < <(sed '/^$/d' <<< "$words")
 [ -z "${PORT:-}" ] || export MASTER_PORT=$PORT
-export PYTHONPATH=${tools%/*}${PYTHONPATH:+:$PYTHONPATH}
 exec srun -p "$partition" --job-name="$job" "${gres[@]}" --ntasks="$gpus" --ntasks-per-node="$per_node" \
   --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${srun_args[@]}" \
-  "${PYTHON:-python}" -u "$tools/train.py" "$config" --launcher slurm "$@"
+  "${PYTHON:-python}" -u "$tools/${SCRIPT:-train.py}" "$config" --launcher slurm "$@"

@@ -1,79 +1,103 @@
-"""Run a script of the installed mmseg as it is; on machines without a GPU also as several processes.
-
-Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables first (``slurm_ranks.py``): two jobs on
-one node would otherwise meet at MMEngine's fixed port, 29500. Ranks that meet another job's all the same end
-(``slurm_store.py``).
-"""
+"""Run mmseg's own ``train.py`` or ``test.py`` in this process; without a GPU also as one of several processes."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.util
 import os
-import runpy
 import sys
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+import mmseg_daft
 
-import mmseg_daft.launch.slurm_store as slurm_store
-from mmseg_daft.launch.slurm_ranks import slurm_ranks
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
-# What several processes need besides where there is no GPU.
-CPU_OPTIONS = ['model_wrapper_cfg.type=CPUDistributedDataParallel']
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what ``train.py`` and ``test.py`` have in common."""
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+                        help='settings that replace those of CONFIG, such as train_cfg.max_iters=100')
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+                        help='what started the processes, if there are several')
+    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+
+
+def config_of(path: str | Path, options: Sequence[str] = ()) -> Config:
+    """Read a config with a command's ``--cfg-options``.
+
+    Raises:
+        SystemExit: It cannot be read, or the options do not fit it.
+    """
+    from mmseg_daft.engine.configs import read_config
+    try:
+        return read_config(path, options, import_modules=False)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise SystemExit(f'{path} does not fit with --cfg-options {" ".join(options)} ({error!r}): '
+                         'give KEY=VALUE, where KEY is a setting of the config.') from error
 
 
 def script_path(name: str) -> Path:
     """Return the path of mmseg's ``tools/NAME`` inside the installed package.
 
     Raises:
+        ModuleNotFoundError: mmseg is not installed.
         FileNotFoundError: The installation has no such script.
     """
-    package = Path(importlib.util.find_spec('mmseg').origin).parent
-    for path in (package / '.mim' / 'tools' / name, package.parent / 'tools' / name):  # a wheel's place, a checkout's
+    spec = importlib.util.find_spec('mmseg')
+    if spec is None:
+        raise ModuleNotFoundError("No module named 'mmseg'", name='mmseg')
+    package = Path(spec.origin).parent
+    for path in (package / '.mim' / 'tools' / name, package.parent / 'tools' / name):  # in a wheel, in a checkout
         if path.is_file():
             return path
     raise FileNotFoundError(f'The mmsegmentation installed at {package} has no tools/{name}; install it from PyPI.')
 
 
-def run(name: str) -> None:
-    """Run mmseg's ``tools/NAME`` with this process's arguments."""
-    sys.argv[0] = script = str(script_path(name))
-    launcher = _launcher(sys.argv)
-    if launcher == 'slurm':
-        os.environ.update(slurm_ranks(os.environ))
-        store = slurm_store.meet(os.environ)  # noqa: F841  it lives as long as the groups that use it
-        slurm_store.join()
-    own_group = launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
+def run_script(name: str, args: argparse.Namespace) -> int:
+    """Run mmseg's ``tools/NAME`` with the command's words as they are, and return its exit status.
+
+    Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables: two jobs on one node would otherwise
+    meet at MMEngine's fixed port, 29500.
+    """
+    if not Path(args.config).is_file():
+        raise SystemExit(f'There is no config {args.config}. `mmseg-daft configs list` shows the shipped ones.')
+    mmseg_daft.register()  # first: it repairs what keeps mmseg from being imported with mmcv-lite
+    import torch
+    import torch.distributed as dist
+
+    from mmseg_daft.launch import slurm
+
+    path = script_path(name)
+    sys.argv = [str(path), *args.words]
+    if args.launcher == 'slurm':
+        store = slurm.join_step(os.environ)  # noqa: F841  it has to live as long as the groups that use it
+    own_group = args.launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
     if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.
-        for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
-            if variable not in os.environ:
-                raise SystemExit(f'{variable} is not set: start several processes with torchrun, for instance '
-                                 f'torchrun --nproc_per_node 2 tools/{name} CONFIG --launcher pytorch')
+        missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
+        if missing:
+            raise SystemExit(f'{missing[0]} is not set: start several processes with torchrun, for instance torchrun '
+                             f'--nproc_per_node 2 -m mmseg_daft {path.stem} CONFIG --launcher pytorch')
         dist.init_process_group('gloo')
-        sys.argv += ['--cfg-options', *CPU_OPTIONS]
+        sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=CPUDistributedDataParallel']
+    spec = importlib.util.spec_from_file_location(f'mmseg_{path.stem}', path)
+    script = importlib.util.module_from_spec(spec)
+    status = 0
     try:
-        runpy.run_path(script, run_name='__main__')
+        spec.loader.exec_module(script)
+        script.main()
     except SystemExit as stop:
-        if own_group and stop.code:  # the frames of a run that ended early hold its group
-            stop.__traceback__ = None
-            _leave_group()
-        raise
+        status = stop.code or 0
     if own_group:
-        _leave_group()
-
-
-def _leave_group() -> None:
-    # A group whose threads still run aborts the interpreter's exit, now and then. They run until the last
-    # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
-    gc.collect()
-    dist.destroy_process_group()
-
-
-def _launcher(argv: list[str]) -> str:
-    """Return the value of ``--launcher``, 'none' without one."""
-    words = ' '.join(argv[1:]).replace('--launcher=', '--launcher ').split()
-    return next((after for word, after in pairwise(words) if word == '--launcher'), 'none')
+        # A group with threads that still run aborts the interpreter's exit, now and then. They run until the last
+        # reference to the group is gone, and the runner, which holds the model that holds it, is in a cycle.
+        gc.collect()
+        dist.destroy_process_group()
+    return status

@@ -1,23 +1,33 @@
-"""mmseg's own test.py: mmseg-daft test CONFIG [its arguments]"""
+"""Evaluate a checkpoint with mmseg's own, unmodified test.py, found in the installed package.
+
+    mmseg-daft test CONFIG CHECKPOINT [--work-dir DIR] [--cfg-options K=V ...]
+    torchrun --nproc_per_node 2 -m mmseg_daft test CONFIG CHECKPOINT \\
+        --launcher pytorch
+
+All arguments are passed on to it. Several processes also work without a GPU.
+"""
 
 from __future__ import annotations
 
 import argparse
 
+from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
+
+PASSES_ON = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take mmseg's own arguments."""
-    parser.add_argument('words', nargs=argparse.REMAINDER)
+    """Add the arguments of mmseg's ``test.py``."""
+    add_common_arguments(parser)
+    parser.add_argument('checkpoint', metavar='CHECKPOINT')
+    parser.add_argument('--work-dir', help='for the metrics, as JSON')
+    parser.add_argument('--out', metavar='DIR', help='save the predicted label maps')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='save images with the predictions drawn on them')
+    parser.add_argument('--wait-time', type=float, metavar='SECONDS', help='between two images of --show')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it."""
-    import sys
-
-    import mmseg_daft
-    mmseg_daft.register()
-    from mmseg_daft.launch.mmseg_script import run as run_script
-
-    sys.argv = ['test.py', *args.words]
-    run_script('test.py')
-    return 0
+    """Evaluate."""
+    return run_script('test.py', args)

@@ -1,26 +1,52 @@
-"""mmseg's own train.py: mmseg-daft train CONFIG [its arguments]"""
+"""Train with mmseg's own, unmodified train.py, found in the installed package.
+
+    mmseg-daft train CONFIG [--work-dir DIR] [--resume] [--cfg-options K=V ...]
+    torchrun --nproc_per_node 2 -m mmseg_daft train CONFIG --launcher pytorch
+
+All arguments are passed on to it. Several processes also work without a GPU.
+"""
 
 from __future__ import annotations
 
 import argparse
+import signal
+from pathlib import Path
+
+from mmseg_daft.launch.mmseg_script import add_common_arguments, config_of, run_script
+
+PASSES_ON = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take mmseg's own arguments."""
-    parser.add_argument('words', nargs=argparse.REMAINDER)
+    """Add the arguments of mmseg's ``train.py``, and one more."""
+    add_common_arguments(parser)
+    parser.add_argument('--work-dir', help='for logs and checkpoints (default: work_dirs/CONFIG)')
+    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint in the work directory')
+    parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--check-work-dir', action='store_true', help='train nothing; fail if the work directory '
+                        'holds the checkpoints of an earlier run and there is no --resume')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it."""
-    import signal
-    import sys
-
+    """Train, or only check the work directory."""
+    if args.check_work_dir:
+        check_work_dir(args)
+        return 0
     # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
-    import mmseg_daft
-    mmseg_daft.register()
-    from mmseg_daft.launch.mmseg_script import run as run_script
+    return run_script('train.py', args)
 
-    sys.argv = ['train.py', *args.words]
-    run_script('train.py')
-    return 0
+
+def check_work_dir(args: argparse.Namespace) -> None:
+    """Refuse to start in a work directory that holds another run: ``slurm_requeue.sh`` asks on a job's first start.
+
+    A job that Slurm restarts has to resume, and would silently go on with whatever run the directory holds.
+
+    Raises:
+        SystemExit: The directory holds checkpoints, and there is no ``--resume``.
+    """
+    work_dir = args.work_dir or config_of(args.config, args.cfg_options).get('work_dir')
+    place = Path(work_dir or f'work_dirs/{Path(args.config).stem}')
+    if (place / 'last_checkpoint').exists() and not args.resume:
+        raise SystemExit(f'{place.absolute()} holds the checkpoints of an earlier run. Name another --work-dir, or add '
+                         '--resume to go on with that run.')

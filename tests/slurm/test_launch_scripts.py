@@ -2,15 +2,17 @@
 
 import re
 import subprocess
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support.slurm_cluster import SlurmCluster
 
-ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / 'tools'
+pytestmark = pytest.mark.slow
+TOOLS = Path(__file__).parents[2] / 'tools'
 ENDED = ('COMPLETED', 'FAILED', 'TIMEOUT', 'CANCELLED', 'NODE_FAIL')
 
 
@@ -159,9 +161,6 @@ def test_a_run_that_fails_of_itself_is_not_requeued(cluster, config, tmp_path, s
 
 def test_nothing_is_left_of_a_cluster(cluster, tmp_path_factory):
     """One that is taken down while a job runs whose process left its group."""
-    import tempfile
-
-    from support.slurm_cluster import SlurmCluster
     with tempfile.TemporaryDirectory(prefix='slurm.', ignore_cleanup_errors=True) as folder:
         with SlurmCluster(Path(folder) / 'c') as other:
             other.run('sbatch', f'--output={folder}/%j.out', '--wrap', f'setsid sleep 321 & touch {folder}/up; wait')

@@ -1,7 +1,7 @@
 """Real training processes that tell where they are, to be killed there.
 
 They are forked from a server that has the libraries imported, so that a test can afford many. In them runs what
-``python tools/train.py …`` runs: mmseg's own script.
+``mmseg-daft train …`` runs: mmseg's own script.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TOOLS = Path(__file__).parents[2] / 'tools'
 EVENTS = 'events'
 """The file in a run's folder to which ``EventsHook`` writes."""
 
@@ -25,7 +23,7 @@ class TrainingProcess:
     """Ranks of one training run.
 
     Args:
-        arguments: Of ``tools/train.py``.
+        arguments: Of ``mmseg-daft train``.
         run: The run's folder.
         ranks: The number of processes.
     """
@@ -36,7 +34,7 @@ class TrainingProcess:
         self.events.write_text('')
         self.log = run / 'output.log'
         context = multiprocessing.get_context('forkserver')
-        context.set_forkserver_preload(['mmseg_daft', 'mmseg.apis', 'training_process'])
+        context.set_forkserver_preload(['mmseg_daft', 'mmseg.apis', 'support.training_process'])
         with socket.socket() as s:
             s.bind(('127.0.0.1', 0))
             port = s.getsockname()[1]
@@ -80,7 +78,5 @@ def _train(arguments: list[str], environment: dict[str, str], log: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.path.insert(0, str(TOOLS))
-    sys.argv = ['train.py', *arguments]
-    from mmseg_daft.launch.mmseg_script import run
-    run('train.py')
+    from mmseg_daft.cli import main
+    raise SystemExit(main(['train', *arguments]))

@@ -14,8 +14,12 @@ from support.small_runs import DAFT_VOC, small
 
 from mmseg_daft.engine.convert_model import RECORD
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'
+TRAIN, TEST = ([ROOT / 'tools' / name] for name in ('train.py', 'test.py'))
+STARTS = dict(mmseg=([MMSEG / 'train.py'], [MMSEG / 'test.py']), tools=(TRAIN, TEST),
+              module=(['-m', 'mmseg_daft', 'train'], ['-m', 'mmseg_daft', 'test']))
 
 
 def command(*words, **env):
@@ -40,16 +44,16 @@ def config(voc_root, tmp_path):
     return tmp_path / 'small.py'
 
 
-@pytest.mark.parametrize('tools', [MMSEG, ROOT / 'tools'], ids=['mmseg', 'ours'])
-def test_train_resume_and_test(config, tmp_path, tools):
-    output = succeed(tools / 'train.py', config)
+@pytest.mark.parametrize(('train', 'test'), STARTS.values(), ids=STARTS)
+def test_train_resume_and_test(config, tmp_path, train, test):
+    output = succeed(*train, config)
     assert output.count('BN conversion of backbone: 53 layers found, 53 converted') == 1
     longer = ['--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
-    output = succeed(tools / 'train.py', config, '--resume', *longer)
+    output = succeed(*train, config, '--resume', *longer)
     assert 'BN conversion: done before this run was resumed (13 images' in output
     assert 'layers found' not in output
     trained = re.findall(r'mIoU: ([\d.]+)', output)[-1]
-    output = succeed(tools / 'test.py', config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test')
+    output = succeed(*test, config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test')
     assert re.findall(r'mIoU: ([\d.]+)', output)[-1] == trained
 
 
@@ -65,7 +69,7 @@ def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_pa
     still = ['optim_wrapper.paramwise_cfg.backbone_lr=0.0', 'optim_wrapper.paramwise_cfg.head_lr=0.0',
              'train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
              'randomness.diff_rank_seed=True']
-    succeed(ROOT / 'tools' / 'train.py', config, '--work-dir', tmp_path / 'one', '--cfg-options', *still)
+    succeed(*TRAIN, config, '--work-dir', tmp_path / 'one', '--cfg-options', *still)
     code, output = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', '--cfg-options', *still,
                           cwd=tmp_path)
     assert code == 0, output[-3000:]
@@ -79,19 +83,28 @@ def test_two_processes_share_the_pass_and_get_the_same_conversion(config, tmp_pa
     checkpoint, place = tmp_path / 'two' / 'iter_1.pth', ('--work-dir', tmp_path / 'test')
     code, output = launch('dist_test.sh', config, checkpoint, 2, *place, cwd=tmp_path)
     assert code == 0, output[-3000:]
-    alone = succeed(ROOT / 'tools' / 'test.py', config, checkpoint, *place)
+    alone = succeed(*TEST, config, checkpoint, *place)
     miou = [re.findall(r'mIoU: ([\d.]+)', text)[-1] for text in (output, alone)]
     assert miou[0] == miou[1]
 
 
+@pytest.mark.parametrize('start', ['tools', 'module'])
+def test_workers_that_are_spawned_import_mmseg_with_the_repairs(config, start):
+    """They import the main module before anything else; mmseg's own data sets do not import this package."""
+    succeed(*STARTS[start][0], config, '--cfg-options', 'env_cfg.mp_cfg.mp_start_method=spawn',
+            'train_dataloader.num_workers=1', 'val_dataloader.num_workers=1', 'val_dataloader.persistent_workers=False')
+
+
 def test_a_rank_that_fails_ends_the_job_with_its_own_error(config, tmp_path):
-    code, output = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', '--cfg-options',
-                          'custom_hooks.0.modules=backbon', cwd=tmp_path)
+    """torchrun starts the package by its name, too."""
+    code, output = command('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, '-m', 'mmseg_daft',
+                           'train', config, '--launcher', 'pytorch', '--work-dir', tmp_path / 'two', '--cfg-options',
+                           'custom_hooks.0.modules=backbon')
     assert code != 0 and "no submodule 'backbon'" in output
 
 
 def test_launching_without_torchrun_says_what_to_do(config):
-    code, output = command(ROOT / 'tools' / 'train.py', config, '--launcher', 'pytorch')
+    code, output = command(*TRAIN, config, '--launcher', 'pytorch')
     if torch.cuda.is_available():
         pytest.skip('on a GPU the launcher is all mmengine\'s')
     assert code != 0 and 'torchrun --nproc_per_node 2' in output

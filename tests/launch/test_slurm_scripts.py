@@ -39,19 +39,18 @@ def test_arguments_of_srun_are_taken_apart_at_quotes_and_a_lost_quote_is_said(sl
     assert slurm(script, *words)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_first_start_does_not_go_on_with_another_run(slurm, tmp_path):
     python = dict(PYTHON=sys.executable, SLURM_JOB_ID='7')
     code, _, given = slurm('slurm_requeue.sh', DAFT, '--cfg-options', 'randomness.seed=1', **python)
     assert code == 0 and '--resume' not in given and 'randomness.seed=1' in given
-    default = tmp_path / 'work_dirs' / DAFT.stem
-    for place, words in ((default, ()), (tmp_path / 'mine', ('--work-dir', 'mine')),
-                         (tmp_path / 'option', ('--cfg-options', 'work_dir=option'))):
-        place.mkdir(parents=True)
-        (place / 'last_checkpoint').write_text('x')
-        code, message, given = slurm('slurm_requeue.sh', DAFT, *words, **python)
-        assert code == 2 and given is None and f'{place} holds the checkpoints' in message
-        assert 'another --work-dir' in message and '--resume' in message
-        code, _, given = slurm('slurm_requeue.sh', DAFT, '--resume', *words, **python)
-        assert code == 0 and given.count('--resume') == 1
+    place = tmp_path / 'work_dirs' / DAFT.stem
+    place.mkdir(parents=True)
+    (place / 'last_checkpoint').write_text('x')
+    code, message, given = slurm('slurm_requeue.sh', DAFT, **python)
+    assert code == 2 and given is None and f'{place} holds the checkpoints' in message
+    assert 'another --work-dir' in message and '--resume' in message
+    code, _, given = slurm('slurm_requeue.sh', DAFT, '--resume', **python)
+    assert code == 0 and given.count('--resume') == 1
     code, _, given = slurm('slurm_requeue.sh', DAFT, SLURM_RESTART_COUNT='1', **python)
     assert code == 0 and '--resume' in given

@@ -1,0 +1,5 @@
+"""``mmseg-daft convert``, where users of mmseg look for it."""
+
+from _command import start
+
+start('convert')

@@ -1,0 +1,5 @@
+"""``mmseg-daft lpft``, where users of mmseg look for it."""
+
+from _command import start
+
+start('lpft')
