@@ -105,7 +105,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.files import write_atomically
 
-    runs = read_runs(args.runs)
+    runs = _read_runs(args.runs)
     with quiet():
         cfg = read_config(args.config, args.cfg_options)
     out = args.out or Path('work_dirs', 'analyze', args.config.stem)
@@ -126,12 +126,8 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
                       soft_wrap=True, markup=False)
 
 
-def read_runs(words: Sequence[str]) -> dict[str, Path]:
-    """Return paths by method.
-
-    Raises:
-        ValueError: A word is not NAME=RUN, or a method comes twice, also as the name that its figures' files have.
-    """
+def _read_runs(words: Sequence[str]) -> dict[str, Path]:
+    """Return paths by method; no two methods may share a name, nor the names of their figures' files."""
     from mmseg_daft.analysis.report import slug
 
     runs: dict[str, Path] = {}

@@ -24,6 +24,7 @@ from mmseg_daft import offline
 
 if TYPE_CHECKING:
     from mmseg_daft.analysis.linear_probe import Accuracies
+    from mmseg_daft.core.shift import Shift
     from mmseg_daft.engine.convert_model import ConversionRecord
     from mmseg_daft.offline.start import Start
 
@@ -98,18 +99,34 @@ def _measure(args: argparse.Namespace) -> None:
 
 def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
     """Return the numbers of each layer, from a conversion that is undone, and its record."""
-    from mmseg_daft.core.conversion import write
     from mmseg_daft.core.distortion import stage_of
     from mmseg_daft.core.shift import statistics_shift
     from mmseg_daft.core.variant import ConversionVariant
 
     record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
     source, target = record.report.source, record.report.statistics
-    layers = {name: start.model.get_submodule(name) for name in source}
-    write(layers, source)
-    return [dict(layer=name, stage=stage_of(name), **statistics_shift(
-        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var, layer.eps).numbers())
-        for name, layer in layers.items()], record
+    record.report.undo(start.model)
+    return [dict(layer=name, stage=stage_of(name), **numbers(statistics_shift(
+        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var,
+        start.model.get_submodule(name).eps))) for name in source], record
+
+
+def numbers(shift: Shift) -> dict[str, float]:
+    """Return a layer's row of the report.
+
+    Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all but
+    dead in the source divides by a variance of next to nothing.
+    """
+    mean_shift, log_var_ratio = shift.average
+    return dict(
+        channels=len(shift.mean),
+        mean_shift=mean_shift,
+        log_var_ratio=log_var_ratio,
+        signed_log_var_ratio=float(shift.log_var_ratio.mean()),
+        divergence=float(shift.divergence.median()),
+        mean_divergence=float(shift.mean_divergence.median()),
+        var_divergence=float(shift.var_divergence.median()),
+        largest_divergence=float(shift.divergence.max()))
 
 
 def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:

@@ -162,7 +162,7 @@ def draw_drift(findings: Findings) -> Figure:
     """Draw how far the statistics of each BN layer moved, in standard deviations and as a factor."""
     figure = new_figure(7.2, 4.2)
     axes = figure.subplots(2, 1)
-    for axis, measure in zip(axes, ('mean', 'log_variance'), strict=True):
+    for axis, measure in zip(axes, ('mean_shift', 'log_var_ratio'), strict=True):
         _draw_layers(axis, findings, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
                                       for method, changes in findings.changes.items()}, log=True)
     axes[0].set(title='BN drift: running statistics before and after fine-tuning (log scale)',
@@ -188,14 +188,14 @@ def _draw_layers(axis: Axes, findings: Findings, series: Mapping[str, Mapping[st
         shown = [value if np.isfinite(value) and (value > 0 or not log) else np.nan for value in values.values()]
         axis.plot([place[layer] for layer in values], shown, label=method, markersize=3.2, linewidth=1.1,
                   markeredgewidth=0, **styles(findings.methods)[method])
-    mark_stages(axis, ['IS' if stage_of(layer) == 'stem' else stage_of(layer) for layer in layers])
+    _mark_stages(axis, ['IS' if stage_of(layer) == 'stem' else stage_of(layer) for layer in layers])
     if not log:
         axis.set_ylim(bottom=0)
     elif any(value > 0 for values in series.values() for value in values.values()):
-        plain_log_scale(axis)
+        _plain_log_scale(axis)
 
 
-def mark_stages(axis: Axes, stages: Sequence[str]) -> None:
+def _mark_stages(axis: Axes, stages: Sequence[str]) -> None:
     """Name the stages of layers at 0, 1, 2, … below an axis, with a line between two of them."""
     for i in range(1, len(stages)):
         if stages[i] != stages[i - 1]:
@@ -206,7 +206,7 @@ def mark_stages(axis: Axes, stages: Sequence[str]) -> None:
     axis.margins(x=0.01)
 
 
-def plain_log_scale(axis: Axes) -> None:
+def _plain_log_scale(axis: Axes) -> None:
     """Give an axis a logarithmic scale with numbers such as 0.3 instead of 3 x 10⁻¹, at as few ticks as are needed."""
     axis.set_yscale('log')
     axis.yaxis.set_major_formatter(_PlainNumbers())
@@ -277,8 +277,8 @@ def draw_gap(
         series['whole, in the other report'] = ('divergence', other, dict(color='0.55', marker='x', linestyle=':'))
     for label, (key, source, look) in series.items():
         axes[0].plot([max(row[key], 1e-4) for row in source], markersize=4, linewidth=1.2, label=label, **look)
-    mark_stages(axes[0], [row['stage'] for row in rows])
-    plain_log_scale(axes[0])
+    _mark_stages(axes[0], [row['stage'] for row in rows])
+    _plain_log_scale(axes[0])
     axes[0].set(xlabel='batch-norm layers, by stage', title='Gap between source and target statistics',
                 ylabel="Jeffreys' divergence in nats\n(median over channels)")
     axes[0].legend()

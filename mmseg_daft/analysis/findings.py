@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion, median_with_interval
-from mmseg_daft.core.distortion import KINDS, LayerTensor, StatisticsDrift
+from mmseg_daft.core.distortion import KINDS, LayerTensor
+from mmseg_daft.core.shift import AverageShift
 
 MIN_PIXELS = 4  # positions of a class that an image needs to stand for it: fewer are chance
 
@@ -25,7 +26,7 @@ class MethodChanges:
     """
 
     changes: Mapping[LayerTensor, float]
-    drift: Mapping[str, StatisticsDrift]
+    drift: Mapping[str, AverageShift]
     reference: str
 
     def of_kind(self, kind: str) -> dict[LayerTensor, float]:
@@ -48,11 +49,11 @@ def choose(
         Images, each with the class that it stands for, or ``None``.
     """
     if not classes:
-        order = sorted(images, key=lambda i: (i.cosine_similarity, i.image), reverse=which == 'least')
+        order = sorted(images, key=lambda i: (i.cosine_similarity, i.number), reverse=which == 'least')
         return [(image, None) for image in order[:without_classes]]
     pick = {'least': max, 'most': min}[which]
     shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS] for class_ in range(classes)}
-    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.image)), class_)
+    return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.number)), class_)
             for class_, mine in shown.items() if mine]
 
 
@@ -114,8 +115,8 @@ class Findings:
         """Return one row for each method: the median over layers of each kind's relative change, and of the drift."""
         return [{'method': method, 'reference': changes.reference,
                  **{kind: _median(changes.of_kind(kind).values()) for kind in KINDS},
-                 'mean_drift': _median(drift.mean for drift in changes.drift.values()),
-                 'variance_drift': _median(drift.log_variance for drift in changes.drift.values())}
+                 'mean_drift': _median(drift.mean_shift for drift in changes.drift.values()),
+                 'variance_drift': _median(drift.log_var_ratio for drift in changes.drift.values())}
                 for method, changes in self.changes.items()]
 
     def class_summary(self) -> list[dict[str, object]]:
@@ -137,7 +138,7 @@ class Findings:
 
     def image_rows(self) -> list[dict[str, object]]:
         """Return one row for each stage, method and image."""
-        return [{**vars(image), 'image': self.images[image.image], 'method': method, 'stage': stage}
+        return [{**vars(image), 'image': self.images[image.number], 'method': method, 'stage': stage}
                 for stage, meters in self.stages.items() for method, meter in meters.items() for image in meter.images]
 
     def layer_rows(self) -> list[dict[str, object]]:

@@ -63,11 +63,11 @@ def measure(
         start = load_start(cfg, pretrained, device)
         loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
         changes = {run.name: changes_of(run, start) for run in loaded}
-        places = stage_places(start.model, stages)
+        places = _stage_places(start.model, stages)
         data = open_images(cfg, split)
     total = len(data.names)
     numbers = range(total) if images is None or images >= total else [i * total // images for i in range(images)]
-    analyzer = Analyzer(start, loaded, data, places, device, amp, None if rank else console)
+    analyzer = _Analyzer(start, loaded, data, places, device, amp, None if rank else console)
     meters = _gather(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if rank:
         return None
@@ -90,12 +90,8 @@ def measure(
                     analyzer.sheets(meters, len(classes)) if sheets else {})
 
 
-def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
-    """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``.
-
-    Raises:
-        ValueError: The backbone does not return a stage.
-    """
+def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
+    """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``."""
     out_indices = getattr(model.backbone, 'out_indices', None)
     if out_indices is None:
         raise ValueError(f'{type(model.backbone).__name__} does not say which stages it returns (out_indices).')
@@ -108,18 +104,8 @@ def stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Analyzer:
-    """The models and how they are run.
-
-    Attributes:
-        start: The pre-trained model.
-        runs: The fine-tuned models.
-        images: What they see.
-        places: Of each stage among the backbone's outputs.
-        device: Where the models are.
-        amp: Whether in half precision (bfloat16 on a CPU).
-        console: Shows the progress; ``None`` for nothing.
-    """
+class _Analyzer:
+    """The models and how they are run; ``places`` says where a stage stands among the backbone's outputs."""
 
     start: LoadedModel
     runs: Sequence[LoadedModel]
@@ -130,16 +116,7 @@ class Analyzer:
     console: Console | None
 
     def measure(self, numbers: Sequence[int], batch_size: int, workers: int) -> dict[str, dict[str, DistortionMeter]]:
-        """Measure the features of images, by stage and method.
-
-        Args:
-            numbers: Of this process's images.
-            batch_size: Images at once.
-            workers: Processes that load them.
-
-        Raises:
-            ValueError: A model's features hold NaN or infinite values.
-        """
+        """Measure the features of some images, by stage and method."""
         classes = len(self.images.classes) if self.images.labeled else 0
         stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
         for batch in self._with_bar(self.images.batches(numbers, batch_size, workers), 'Measure images'):
@@ -195,9 +172,9 @@ class Analyzer:
     @torch.no_grad()
     def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.images.dataset[image.image]
+        sample = self.images.dataset[image.number]
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
-        before, after = (self.features(m, data['inputs'], [image.image])[stage] for m in (self.start, run))
+        before, after = (self.features(m, data['inputs'], [image.number])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
         _, valid = at_positions(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape), labeled=False)
         if valid is not None:
@@ -209,10 +186,10 @@ class Analyzer:
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
             if loaded.predicts:
-                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.image]]))[0]
+                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.number]]))[0]
                 predictions[title] = _nearest(result.pred_sem_seg.data, shape)
         truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        name = self.images.names[image.image].rsplit('.', 1)[0]
+        name = self.images.names[image.number].rsplit('.', 1)[0]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine '
         if class_ is None:
             title += f'{image.cosine_similarity:.3f}'

@@ -141,7 +141,7 @@ class ImageDistortion:
     """Distortion of one image's features.
 
     Attributes:
-        image: The image's number in the data set.
+        number: Of the image in the data set.
         cosine_similarity: Of the map averaged over its pixels.
         l2_distance: Of the same.
         pixel_cosine: Mean of the cosine similarity over the pixels.
@@ -149,7 +149,7 @@ class ImageDistortion:
         class_cosine: By class, the mean cosine similarity of these.
     """
 
-    image: int
+    number: int
     cosine_similarity: float
     l2_distance: float
     pixel_cosine: float
@@ -203,7 +203,7 @@ class DistortionMeter:
             self.pixel_distance.add(distance, image)
             record = ImageDistortion(
                 image, float(whole.cosine_similarity[i]), float(whole.l2_distance[i]), float(cosine.mean()))
-            insort(self.images, record, key=lambda other: other.image)
+            insort(self.images, record, key=lambda other: other.number)
             if labels is not None:
                 self._add_classes(record, labels[i][inside], cosine, distance)
 
@@ -211,8 +211,8 @@ class DistortionMeter:
         for class_ in labels.unique().tolist():
             if class_ < len(self.class_cosine):
                 mine = labels == class_
-                self.class_cosine[class_].add(cosine[mine], record.image)
-                self.class_distance[class_].add(distance[mine], record.image)
+                self.class_cosine[class_].add(cosine[mine], record.number)
+                self.class_distance[class_].add(distance[mine], record.number)
                 record.class_pixels[class_] = int(mine.sum())
                 record.class_cosine[class_] = float(cosine[mine].mean())
 
@@ -222,7 +222,7 @@ class DistortionMeter:
 
     def merge(self, other: DistortionMeter) -> None:
         """Add what another process has measured; either may have had no images."""
-        self.images = sorted(self.images + other.images, key=lambda image: image.image)
+        self.images = sorted(self.images + other.images, key=lambda image: image.number)
         for mine, its in zip(self.histograms(), other.histograms(), strict=True):
             mine.merge(its)
         for mine, its in zip(self.moments, other.moments, strict=False):

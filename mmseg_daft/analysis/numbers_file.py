@@ -55,7 +55,7 @@ def _rows(findings: Findings) -> Iterator[dict[str, object]]:
         for method, meter in meters.items():
             where = {'method': method, 'stage': stage}
             for image in meter.images:
-                which = dict(where, level='image', image=findings.images[image.image], statistic='value')
+                which = dict(where, level='image', image=findings.images[image.number], statistic='value')
                 yield dict(which, measure='cosine_similarity', value=image.cosine_similarity)
                 yield dict(which, measure='l2_distance', value=image.l2_distance)
                 yield dict(which, measure='pixel_mean_cosine_similarity', value=image.pixel_cosine)

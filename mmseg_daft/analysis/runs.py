@@ -46,12 +46,8 @@ class LoadedModel:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint: the file itself, or a run folder's last one.
-
-    Raises:
-        ValueError: There is none.
-    """
+def _find_checkpoint(path: Path) -> Path:
+    """Return a checkpoint: the file itself, or a run folder's last one."""
     if path.is_file():
         return path
     note = path / 'last_checkpoint'
@@ -101,7 +97,7 @@ def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> Loaded
     Raises:
         ValueError: There is no checkpoint, it is none, is of another architecture, or holds NaN.
     """
-    checkpoint = find_checkpoint(path)
+    checkpoint = _find_checkpoint(path)
     model = _build(cfg)
     state, content = _read(checkpoint)
     _load_extractor(model, state, f'{name}={checkpoint}')

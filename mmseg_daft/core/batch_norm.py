@@ -1,4 +1,4 @@
-"""Batch-norm layers: which of them a conversion is about, and how a model is run to look at them."""
+"""Find the batch-norm layers to convert, and run a model in eval mode."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 BatchNorm = _BatchNorm
-"""BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm alike."""
+"""BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm."""
 
 
-def find_batch_norms(model: nn.Module, modules: Sequence[str]) -> dict[str, BatchNorm]:
+def find_batch_norms(model: nn.Module, modules: str | Sequence[str]) -> dict[str, BatchNorm]:
     """Return the batch-norm layers inside some submodules of a model, by their full name.
 
     A layer that is registered under two names is listed once, under the first.
@@ -21,7 +21,7 @@ def find_batch_norms(model: nn.Module, modules: Sequence[str]) -> dict[str, Batc
     Args:
         model: The model, without a distributed wrapper.
         modules: Dotted names of submodules, for instance ``('backbone',)`` or ``('backbone.layer3',
-            'backbone.layer4')``; ``('',)`` is the whole model.
+            'backbone.layer4')``; ``''`` is the whole model.
 
     Raises:
         ValueError: A name is not a submodule of the model, or no layer was found.
@@ -40,9 +40,9 @@ def find_batch_norms(model: nn.Module, modules: Sequence[str]) -> dict[str, Batc
     if not layers:
         norms = sorted({type(m).__name__ for m in model.modules() if 'Norm' in type(m).__name__})
         raise ValueError(
-            f'modules={modules!r} hold no batch-norm layer, so there is nothing to convert (normalization layers of '
-            f'the whole model: {norms or "none"}). Name modules that hold BatchNorm or SyncBatchNorm, or fine-tune '
-            'without the conversion.')
+            f'{f"modules={modules!r} hold" if any(modules) else "The model holds"} no batch-norm layer, so there is '
+            f'nothing to convert (normalization layers of the whole model: {norms or "none"}). Name modules that hold '
+            'BatchNorm or SyncBatchNorm, or fine-tune without the conversion.')
     return layers
 
 

@@ -11,13 +11,16 @@ In train mode its batch statistics now sit close to the running ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmseg_daft.core.batch_norm import BatchNorm, why_not_convertible
 from mmseg_daft.core.statistics import LayerStatistics
+
+if TYPE_CHECKING:
+    from mmseg_daft.core.variant import ConversionVariant
 
 
 class LayerTensors(NamedTuple):
@@ -30,18 +33,23 @@ class LayerTensors(NamedTuple):
 
 
 def convert(
-    layers: Mapping[str, BatchNorm], statistics: Mapping[str, LayerStatistics], variant: Any = None,
+    layers: Mapping[str, BatchNorm],
+    statistics: Mapping[str, LayerStatistics],
+    variant: ConversionVariant | None = None,
 ) -> dict[str, LayerTensors]:
     """Convert layers to target statistics, all or none, and return what they held before.
 
     Args:
         layers: The layers, by name.
         statistics: The target statistics of each of them, by the same name.
-        variant: ``variant.ConversionVariant``, for ablations; ``None`` for the paper's conversion.
+        variant: For ablations; ``None`` for the paper's conversion.
 
     Raises:
-        ValueError: A layer cannot be converted, or two share a tensor: γ of two layers cannot take up both changes.
+        ValueError: A layer cannot be converted or has no statistics, or two share a tensor: one γ cannot take up the
+            change of two.
     """
+    if missing := sorted(layers.keys() - statistics.keys()):
+        raise ValueError(f'There are no statistics of the batch-norm layers {missing}.')
     owner: dict[int, str] = {}
     new = {}
     for name, layer in layers.items():
@@ -57,7 +65,7 @@ def convert(
 
 
 @torch.no_grad()
-def converted(layer: BatchNorm, target: LayerStatistics, variant: Any = None) -> LayerTensors:
+def converted(layer: BatchNorm, target: LayerStatistics, variant: ConversionVariant | None = None) -> LayerTensors:
     """Return what a layer's tensors become by Eq. 4 and 5, in float64; the layer stays as it is.
 
     Raises:
@@ -66,6 +74,9 @@ def converted(layer: BatchNorm, target: LayerStatistics, variant: Any = None) ->
     if reason := why_not_convertible(layer):
         raise ValueError(f'the layer cannot be converted: {reason}')
     gamma, beta, mean, var = (tensor.double() for tensor in tensors_of(layer))
+    target = LayerStatistics(target.mean.to(mean), target.var.to(mean), target.num_batches)
+    if target.mean.shape != mean.shape:
+        raise ValueError(f'it has {len(mean)} channels, its statistics {len(target.mean)}')
     new = target if variant is None else variant.statistics(layer, target)
     if variant is None or variant.compensate:
         source_std = torch.sqrt(var + layer.eps)

@@ -1,26 +1,6 @@
-"""Feature distortion: how far fine-tuning moved the features of an image.
+"""What fine-tuning did: distortion of the features, linear CKA, relative change of each parameter.
 
-Ha, Jeong, Lee (AAAI 2024), Figure 1: the features of the *test* images before and after fine-tuning,
-their cosine similarity and their L2 distance. A feature is a stage's map averaged over its pixels (per
-image), or the map at one position (per pixel). The less distortion, the more of what was pre-trained is
-still there.
-
-Linear CKA between features before and after fine-tuning, in a stream of images.
-
-Kornblith, Norouzi, Lee, Hinton (ICML 2019): with centered features X and Y, one row an image,
-
-    CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖)        (Frobenius norms)
-
-is 1 for features that differ by a rotation and a scale, and so is a second opinion beside the cosine
-similarity. It is too high for fewer images than channels; the debiased variant replaces each term by the unbiased
-estimator of Song et al. (JMLR 2012, Eq. 5), as Nguyen, Raghu, Kornblith (ICLR 2021) do.
-
-Both are functions of a few sums over images, which is all that is kept: C x C numbers, however many images.
-
-Relative change of a parameter or statistic in fine-tuning, ‖W̃ - W‖₂ / ‖W‖₂, layer by layer.
-
-Ha, Jeong, Lee (AAAI 2024), Eq. 6 and Figure 2. For DAFT, W is the value *after* the conversion: the
-conversion re-parametrises and moves no feature.
+Ha, Jeong, Lee (AAAI 2024), Figures 1 and 2. The less distortion, the more of what was pre-trained is still there.
 """
 
 from __future__ import annotations
@@ -34,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm
-from mmseg_daft.core.shift import statistics_shift
+from mmseg_daft.core.shift import AverageShift, statistics_shift
 
 _CHANNELS_AT_ONCE = 64  # float64 copies of a whole map of 2048 channels would be larger than all else
 
@@ -57,7 +37,7 @@ def feature_distortion(before: Tensor, after: Tensor) -> FeatureDistortion:
 
     Args:
         before: ``(N, C)``, a feature an image, or ``(N, C, H, W)``, a feature a position; of the pre-trained model.
-        after: Likewise of the fine-tuned model, of the same images in the same order.
+        after: Those of the fine-tuned model, of the same images in the same order.
 
     Returns:
         Both measures, ``(N,)`` or ``(N, H, W)``. The similarity of two features of length zero is 1, as nothing
@@ -111,7 +91,7 @@ class CrossMoments:
         self.xy = torch.zeros(channels, channels, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in features ``(N, C)`` of ``N`` more images."""
+        """Add features ``(N, C)`` of ``N`` more images."""
         x, y = x.detach().cpu().double(), y.detach().cpu().double()
         xx, yy = x.square().sum(1), y.square().sum(1)
         self.count += len(x)
@@ -125,7 +105,7 @@ class CrossMoments:
         self.xy.addmm_(x.T, y)
 
     def merge(self, other: CrossMoments) -> None:
-        """Take in what another process has summed."""
+        """Add what another process has summed."""
         self.count += other.count
         for name, tensor in vars(other).items():
             if name != 'count':
@@ -146,7 +126,10 @@ class CrossMoments:
 
 
 def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
-    """Return linear CKA from 0 to 1.
+    """Return linear CKA from 0 to 1 (Kornblith, Norouzi, Lee, Hinton, ICML 2019).
+
+    With centered features X and Y, one row an image, CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), in Frobenius norms. It is 1 for
+    features that differ by a rotation and a scale, and too high for fewer images than channels.
 
     Args:
         both: Moments of features before with those after.
@@ -161,6 +144,9 @@ def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) ->
 
 def debiased_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) -> float:
     """Return debiased linear CKA, at most 1, and 0 on average for unrelated features; arguments as in ``linear_cka``.
+
+    Each term is replaced by the unbiased estimator of Song et al. (JMLR 2012, Eq. 5), as Nguyen, Raghu, Kornblith (ICLR
+    2021) do.
 
     Returns:
         NaN for fewer than four images.
@@ -236,7 +222,9 @@ def stage_of(layer: str) -> str:
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:
-    """Return ‖after - before‖₂ / ‖before‖₂ in float64; tensors of one shape.
+    """Return ‖after - before‖₂ / ‖before‖₂ in float64, of tensors of one shape (Ha, Jeong, Lee, Eq. 6).
+
+    For DAFT, ``before`` is the value *after* the conversion, which moves no feature.
 
     Returns:
         0 where nothing changed, infinity where all was zero before and is no longer.
@@ -252,23 +240,11 @@ def relative_change(before: Tensor, after: Tensor) -> float:
     return change / length if length else (math.inf if change else 0.0)
 
 
-class StatisticsDrift(NamedTuple):
-    """How far a batch-norm layer's running statistics moved, averaged over its channels.
-
-    Attributes:
-        mean: |M̃ - M| / sqrt(Σ + ε): in standard deviations.
-        log_variance: |ln((Σ̃ + ε) / (Σ + ε))|: 0.69 for a factor of two.
-    """
-
-    mean: float
-    log_variance: float
-
-
 @torch.no_grad()
 def statistics_drift(
     layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float,
-) -> StatisticsDrift:
+) -> AverageShift:
     """Return the drift of one layer's statistics between two state dicts; ``eps`` is the layer's ε."""
     tensors = (state[f'{layer}.{tensor}'].cpu() for state in (before, after)
                for tensor in ('running_mean', 'running_var'))
-    return StatisticsDrift(*statistics_shift(*tensors, eps).average)
+    return statistics_shift(*tensors, eps).average

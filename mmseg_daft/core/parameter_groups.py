@@ -17,7 +17,7 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # batch and instance norms are
 
 def parameter_groups(
     model: nn.Module,
-    parts: Mapping[str, Sequence[str]],
+    parts: Mapping[str, str | Sequence[str]],
     rates: Mapping[str, float],
     weight_decay: float | None = None,
     norm_decay_mult: float | None = None,
@@ -27,26 +27,26 @@ def parameter_groups(
 
     Args:
         model: The model, without a distributed wrapper.
-        parts: For each part, ``'backbone'`` and ``'head'``, the submodules that make it up. Names
-            that the model lacks are allowed (not every model has a neck).
+        parts: For each part, such as ``'backbone'`` and ``'head'``, the submodules that make it up; ``''`` is the rest.
+            Names that the model lacks are allowed (not every model has a neck).
         rates: The absolute learning rate of each part.
         weight_decay: The optimizer's; needed with the two rules below.
-        norm_decay_mult: Multiplies the weight decay of the normalization layers' parameters.
-        bias_decay_mult: Multiplies the weight decay of all other biases.
+        norm_decay_mult, bias_decay_mult: Multiply it for normalization layers' parameters, and for all other biases.
 
     Returns:
-        One group a part, with the keys ``name``, ``part``, ``params`` and ``lr``; where a rule is
-        given, further ones such as ``backbone_norm``, with ``weight_decay``. A part without trainable
-        parameters has no group.
+        One group a part, with the keys ``name``, ``part``, ``params`` and ``lr``; where a rule is given, further ones
+        such as ``backbone_norm``, with ``weight_decay``. A part without trainable parameters has no group.
 
     Raises:
-        ValueError: A trainable parameter belongs to no part or to two, or nothing is trainable.
+        ValueError: A trainable parameter belongs to no part or to two, a part has no rate, or nothing is trainable.
     """
     rules = {'norm': norm_decay_mult, 'bias': bias_decay_mult}
     if weight_decay is None and any(mult is not None for mult in rules.values()):
-        raise ValueError('norm_decay_mult and bias_decay_mult multiply the weight decay of the optimizer, '
-                         'which has none: set optimizer=dict(..., weight_decay=...).')
-    owners = {scope: part for part, scopes in parts.items() for scope in scopes}
+        raise ValueError('norm_decay_mult and bias_decay_mult multiply the optimizer\'s weight_decay, and it has none.')
+    if missing := sorted(parts.keys() - rates.keys()):
+        raise ValueError(f'There is no learning rate of {missing} in rates={dict(rates)}.')
+    owners = [(scope, part) for part, scopes in parts.items()
+              for scope in ([scopes] if isinstance(scopes, str) else scopes)]
     kinds = _decay_kinds(model)
     groups: dict[str, dict[str, Any]] = {}
     names: dict[int, tuple[str, str]] = {}
@@ -56,10 +56,8 @@ def parameter_groups(
         part = _part_of(name, owners)
         first, first_part = names.setdefault(id(parameter), (name, part))
         if first_part != part:
-            raise ValueError(
-                f'Parameter {name!r} of the {part} is also {first!r} of the {first_part}: a shared '
-                'parameter cannot have two learning rates. Move one of the modules to the other part by '
-                'backbone_modules or head_modules of paramwise_cfg.')
+            raise ValueError(f'Parameter {name!r} of the {part} is also {first!r} of the {first_part}: a shared '
+                             'parameter cannot have two learning rates. Move one of the modules to the other part.')
         if first != name:
             continue
         kind = kinds.get(id(parameter))
@@ -75,15 +73,14 @@ def parameter_groups(
     return sorted(groups.values(), key=lambda group: (order.index(group['part']), group['name']))
 
 
-def _part_of(name: str, owners: Mapping[str, str]) -> str:
+def _part_of(name: str, owners: Sequence[tuple[str, str]]) -> str:
     """Return the one part that a parameter belongs to."""
-    found = {part for scope, part in owners.items() if f'{name}.'.startswith(f'{scope}.')}
+    found = {part for scope, part in owners if scope and f'{name}.'.startswith(f'{scope}.')} or {
+        part for scope, part in owners if not scope}
     if len(found) != 1:
-        problem = f'to {" and ".join(sorted(found))}' if found else f'to none of {sorted(owners)}'
-        raise ValueError(
-            f'Parameter {name!r} belongs {problem}, so its learning rate is unknown. List the submodule '
-            f'{name.split(".")[0]!r} once, in backbone_modules or in head_modules of paramwise_cfg, or freeze '
-            'the parameter (requires_grad=False).')
+        problem = f'to {" and ".join(sorted(found))}' if found else f'to none of {sorted(s for s, _ in owners)}'
+        raise ValueError(f'Parameter {name!r} belongs {problem}, so its learning rate is unknown. List the submodule '
+                         f'{name.split(".")[0]!r} in one part, or freeze the parameter (requires_grad=False).')
     return found.pop()
 
 

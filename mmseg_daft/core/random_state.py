@@ -1,4 +1,4 @@
-"""Draw random numbers without anyone noticing afterwards."""
+"""Draw random numbers without disturbing the global generators."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A pass over several ranks: what they tell each other after each mini-batch.
+"""A pass over several ranks: what they exchange after each mini-batch.
 
-A mini-batch is what the training of a layer will take it for: each rank's own for BatchNorm, that of all ranks together
+A mini-batch is what the layer will normalize by in training: each rank's own for BatchNorm, that of all ranks together
 for SyncBatchNorm. Every rank ends with what one process alone would have computed, to the bit for BatchNorm.
 """
 
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm
-from mmseg_daft.core.statistics import BatchMoments, Call, MiniBatch
+from mmseg_daft.core.statistics import BatchMoments, Call, Moments
 
 T = TypeVar('T')
 _FINE, _FINISHED, _NEW_CALLS, _FAILED = range(4)
@@ -33,50 +33,47 @@ class Ranks:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.number = dist.get_world_size()
+        self.world_size = dist.get_world_size()
         self._channels: dict[Call, int] = {}  # in the common order
 
     def rounds(
-        self, steps: Iterator[MiniBatch], layers: Mapping[str, BatchNorm], by_batch: bool,
-    ) -> Iterator[list[MiniBatch]]:
-        """Yield the ranks' mini-batches, round after round, until the last rank has no more.
+        self, observed: Iterator[Moments], layers: Mapping[str, BatchNorm], by_batch: bool,
+    ) -> Iterator[list[Moments]]:
+        """Yield the moments of all ranks' mini-batches, round after round, until the last rank has no more.
 
         What fails on one rank fails on all. But where SyncBatchNorm normalizes by mini-batch, each of its calls is a
         collective: there a failed rank ends at once, and the others by the broken group; and every rank needs as many
         mini-batches as the others.
 
         Raises:
-            Exception: What a step raised, on the rank that failed.
+            Exception: What ``observed`` raised, on the rank that failed.
             RuntimeError: On the other ranks, with the failed rank's message.
         """
         finished = False
         while True:
-            mini_batch, error = {}, None
+            own, error = {}, None
             try:
-                following = _END if finished else next(steps, _END)
+                following = _END if finished else next(observed, _END)
                 finished = following is _END
-                mini_batch = {} if finished else following
+                own = {} if finished else following
             except Exception as failure:
                 if by_batch and any(map(_is_joint, layers.values())):
                     raise
                 error = failure
-            everyone = self._exchange(mini_batch, error, finished)
+            everyone = self._exchange(own, error, finished)
             if everyone is None:
                 return
-            yield _with_joint(everyone, layers)
+            yield self._unpack(everyone, layers)
 
     def joint(self, layer: BatchNorm, moments: BatchMoments) -> BatchMoments:
         """Return the moments of the mini-batch that a layer normalizes by; for SyncBatchNorm a collective."""
         if not _is_joint(layer):
             return moments
-        mine = torch.cat([moments.values, torch.full_like(moments.values[:1], moments.count)])
-        return _joined([BatchMoments(part[:2], int(part[2, 0])) for part in self._gather(mine)])
+        everyone = self._gather(torch.cat([moments.values, torch.full_like(moments.values[:1], moments.count)]))
+        return BatchMoments(_joined(everyone[:, :2], everyone[:, 2]), int(everyone[:, 2, 0].sum()))
 
     def together(self, make: Callable[[], T]) -> T:
-        """Do something that may fail on one rank: then it fails on all.
-
-        Args:
-            make: What to do; it may not wait for other ranks.
+        """Call ``make`` on every rank; if it fails on one, raise on all. It may not wait for other ranks.
 
         Raises:
             Exception: As in ``rounds``.
@@ -95,48 +92,64 @@ class Ranks:
         return float(self._gather(torch.tensor([value], dtype=torch.float64, device=self.device)).max())
 
     def agree(self, tensors: list[Tensor]) -> None:
-        """Give every rank the first one's tensors: the last bit may differ on other hardware."""
+        """Overwrite the tensors with rank 0's: the last bit may differ on other hardware."""
+        if not tensors:
+            return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.broadcast(flat, src=0)
         for tensor, values in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(values.view_as(tensor))
 
-    def _exchange(self, own: MiniBatch, error: Exception | None, finished: bool) -> list[MiniBatch] | None:
-        """Return all ranks' mini-batches of a round, or ``None`` once every rank has finished."""
+    def _exchange(self, own: Moments, error: Exception | None, finished: bool) -> Tensor | None:
+        """Return what all ranks packed in a round, or ``None`` once every rank has finished."""
         while True:
             new = own.keys() - self._channels.keys()
             status = _FAILED if error else _NEW_CALLS if new else _FINISHED if finished else _FINE
             everyone = self._gather(self._pack(status, own))
-            statuses, *counts = everyone[:, :1 + len(self._channels)].T.tolist()
+            statuses = everyone[:, 0].tolist()
             if _FAILED in statuses:
                 self._raise(error)
             elif _NEW_CALLS in statuses:
-                known = [{call: moments.values.shape[1] for call, moments in own.items()}] * self.number
+                known = [{call: moments.values.shape[1] for call, moments in own.items()}] * self.world_size
                 dist.all_gather_object(known, known[0])
                 for calls in known:
                     self._channels.update((call, c) for call, c in calls.items() if call not in self._channels)
             elif set(statuses) == {_FINISHED}:
                 return None
             else:
-                values = everyone[:, 1 + len(self._channels):].split([2 * c for c in self._channels.values()], dim=1)
-                return [{call: BatchMoments(part[rank].view(2, -1), int(count[rank]))
-                         for call, count, part in zip(self._channels, counts, values, strict=True) if count[rank]}
-                        for rank in range(self.number)]
+                return everyone
 
-    def _pack(self, status: int, own: MiniBatch) -> Tensor:
-        """Return status, counts and values in one vector; zeros for a layer that was not called."""
+    def _pack(self, status: int, own: Moments) -> Tensor:
+        """Return status, counts, all means and all variances in one vector; zeros for a layer that was not called."""
         counts = torch.tensor([status, *(own[call].count if call in own else 0 for call in self._channels)])
-        values = [own[call].values.flatten() if call in own else torch.zeros(2 * c, device=self.device)
+        values = [own[call].values if call in own else torch.zeros(2, c, dtype=torch.float64, device=self.device)
                   for call, c in self._channels.items()]
-        return torch.cat([counts.to(self.device, torch.float64, non_blocking=True), *values])
+        counts = counts.to(self.device, torch.float64, non_blocking=True)
+        return torch.cat([counts, torch.cat(values, 1).flatten()]) if values else counts
+
+    def _unpack(self, everyone: Tensor, layers: Mapping[str, BatchNorm]) -> list[Moments]:
+        """Return each rank's moments, and those of SyncBatchNorm's mini-batches, which count once, at the end."""
+        calls, sizes = list(self._channels), list(self._channels.values())
+        counts = everyone[:, 1:1 + len(calls)]
+        values = everyone[:, 1 + len(calls):].view(self.world_size, 2, sum(sizes))
+        of_calls = list(zip(calls, counts.T.tolist(), values.split(sizes, dim=2), strict=True))
+        joint = {call for call in calls if _is_joint(layers[call[0]])}
+        result = [{call: BatchMoments(part[rank], int(n[rank])) for call, n, part in of_calls
+                   if n[rank] and call not in joint} for rank in range(self.world_size)]
+        if joint:
+            channels = torch.tensor(sizes).to(self.device, non_blocking=True)
+            whole = _joined(values, counts.repeat_interleave(channels, dim=1, output_size=sum(sizes))).split(sizes, 1)
+            result.append({call: BatchMoments(part, int(sum(n)))
+                           for (call, n, _), part in zip(of_calls, whole, strict=True) if call in joint and any(n)})
+        return result
 
     def _gather(self, mine: Tensor) -> Tensor:
-        everyone = [torch.empty_like(mine) for _ in range(self.number)]
+        everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(everyone, mine)
         return torch.stack(everyone)
 
     def _raise(self, error: Exception | None) -> None:
-        messages: list[Any] = [f'{type(error).__name__}: {error}' if error else None] * self.number
+        messages: list[Any] = [f'{type(error).__name__}: {error}' if error else None] * self.world_size
         dist.all_gather_object(messages, messages[0])
         if error:
             raise error
@@ -154,18 +167,15 @@ def _is_joint(layer: BatchNorm) -> bool:
     return isinstance(layer, nn.SyncBatchNorm)
 
 
-def _with_joint(everyone: list[MiniBatch], layers: Mapping[str, BatchNorm]) -> list[MiniBatch]:
-    """Put the ranks' parts of SyncBatchNorm's mini-batches together; the whole counts once."""
-    calls = dict.fromkeys(call for own in everyone for call in own if _is_joint(layers[call[0]]))
-    whole = {call: _joined([own[call] for own in everyone if call in own]) for call in calls}
-    return [{call: moments for call, moments in own.items() if call not in whole} for own in everyone] + [whole]
+def _joined(values: Tensor, counts: Tensor) -> Tensor:
+    """Join the moments of a mini-batch's parts: weighted by counts, nothing cancels (Chan, Golub, LeVeque 1983).
 
-
-def _joined(parts: list[BatchMoments]) -> BatchMoments:
-    """Join the moments of a mini-batch's parts: weighted by counts, nothing cancels (Chan, Golub, LeVeque 1983)."""
-    counts = torch.tensor([part.count for part in parts]).to(parts[0].values)[:, None]
-    means, variances = torch.stack([part.values for part in parts], 1)
+    Args:
+        values: Means and unbiased variances of each part, ``(parts, 2, C)``.
+        counts: Elements per channel of each part, ``(parts, C)``.
+    """
+    means, variances = values[:, 0], values[:, 1]
     total = counts.sum(0)
-    mean = (counts * means).sum(0) / total
-    squares = ((counts - 1) * variances + counts * (means - mean) ** 2).sum(0)
-    return BatchMoments(torch.stack([mean, squares / (total - 1).clamp(min=1)]), int(total))
+    mean = (counts * means).sum(0) / total.clamp(min=1)
+    squares = ((counts - 1).clamp(min=0) * variances + counts * (means - mean) ** 2).sum(0)
+    return torch.stack([mean, squares / (total - 1).clamp(min=1)])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Shift(NamedTuple):
-    """The way from one layer's statistics to others; tensors ``(C,)`` in float64.
+    """The shift between two sets of a layer's statistics; tensors ``(C,)`` in float64.
 
     Attributes:
         mean: (Mt - Ms) / sqrt(Σs + ε): in standard deviations of the source.
@@ -37,25 +37,8 @@ class Shift(NamedTuple):
 
     @property
     def average(self) -> AverageShift:
-        """How far on average over the channels, whatever the direction."""
+        """Means of absolute values over the channels."""
         return AverageShift(float(self.mean.abs().mean()), float(self.log_var_ratio.abs().mean()))
-
-    def numbers(self) -> dict[str, float]:
-        """Return the layer's row of a report.
-
-        Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all
-        but dead in the source divides by a variance of next to nothing.
-        """
-        mean_shift, log_var_ratio = self.average
-        return dict(
-            channels=len(self.mean),
-            mean_shift=mean_shift,
-            log_var_ratio=log_var_ratio,
-            signed_log_var_ratio=float(self.log_var_ratio.mean()),
-            divergence=float(self.divergence.median()),
-            mean_divergence=float(self.mean_divergence.median()),
-            var_divergence=float(self.var_divergence.median()),
-            largest_divergence=float(self.divergence.max()))
 
 
 class AverageShift(NamedTuple):
@@ -73,7 +56,7 @@ class AverageShift(NamedTuple):
 @torch.no_grad()
 def statistics_shift(mean_s: Tensor, var_s: Tensor, mean_t: Tensor, var_t: Tensor, eps: float = 0.0) -> Shift:
     """Compare source statistics with target statistics, each ``(C,)``; ``eps`` is the layer's ε."""
-    mean_s, var_s, mean_t, var_t = (t.detach().double() for t in (mean_s, var_s, mean_t, var_t))
+    mean_s, var_s, mean_t, var_t = (t.detach().to(mean_s.device, torch.float64) for t in (mean_s, var_s, mean_t, var_t))
     var_s, var_t = var_s + eps, var_t + eps
     return Shift(
         mean=(mean_t - mean_s) / var_s.sqrt(),

@@ -6,8 +6,8 @@ N·H·W); the target statistics are their means over the mini-batches,
 
     Mt = E_B[μ],    Σt = E_B[m / (m - 1) · σ²].
 
-Every mini-batch counts once, also a short last one; a layer passes over one with a single element per channel, which
-has no variance. Σt is *not* the variance pooled over the data set: batch statistics are what the training that follows
+Every mini-batch counts once, also a short last one; a layer skips one with a single element per channel, which has
+no variance. Σt is *not* the variance pooled over the data set: batch statistics are what the training that follows
 normalizes with. A layer that runs twice in one forward pass contributes two mini-batches.
 """
 
@@ -16,13 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import count as integers
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm, eval_mode
+
+if TYPE_CHECKING:
+    from mmseg_daft.core.ranks import Ranks
+    from mmseg_daft.core.stop_rule import StopRule
 
 
 class BatchMoments(NamedTuple):
@@ -39,7 +44,7 @@ class BatchMoments(NamedTuple):
 
 Call = tuple[str, int]
 """A call of a layer in a forward pass: the layer's name, and how often it was called before."""
-MiniBatch = dict[Call, BatchMoments]
+Moments = dict[Call, BatchMoments]
 
 
 @dataclass
@@ -47,8 +52,7 @@ class LayerStatistics:
     """Target statistics of one batch-norm layer's input.
 
     Attributes:
-        mean: Mt, ``(C,)``, float64.
-        var: Σt, ``(C,)``, float64.
+        mean, var: Mt and Σt, ``(C,)``, float64.
         num_batches: Over how many mini-batches, of all ranks, these are means. If 0, the layer was never reached.
     """
 
@@ -63,8 +67,8 @@ def collect_statistics(
     batches: Iterable[Any],
     forward: Callable[[Any], Any],
     by_batch: bool = False,
-    stop: Callable[[BatchMeans], bool] | None = None,
-    ranks: Any = None,
+    stop: StopRule | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, LayerStatistics]:
     """Run Algorithm 1's pass and return the target statistics of each layer, by name.
 
@@ -75,10 +79,10 @@ def collect_statistics(
         layers: The batch-norm layers to observe, by name.
         batches: Mini-batches; with several ranks this rank's, of which another may have more, fewer or none.
         forward: Runs the model, or the part of it that holds the layers, on a mini-batch.
-        by_batch: Let these layers normalize by the mini-batch instead of by the source's statistics. Then each sees
-            what it will see once the layers before it are adapted without compensation, as AdaBN needs it.
-        stop: Says after each mini-batch whether the statistics are known well enough (``stop_rule.StopRule``).
-        ranks: ``ranks.Ranks`` where several processes share the pass.
+        by_batch: Let the layers normalize by the mini-batch instead of by the source's statistics. Then each sees what
+            it will see once the layers before it are adapted without compensation (AdaBN).
+        stop: Says after each mini-batch whether the statistics are known well enough.
+        ranks: The ranks that share the pass, if there are several.
 
     Raises:
         ValueError: A layer saw nothing but single elements per channel, or a value was NaN or infinite.
@@ -90,16 +94,16 @@ def collect_statistics(
     means = BatchMeans(layers)
     with eval_mode(model), torch.no_grad(), _observed(layers, by_batch, ranks) as calls:
 
-        def step(batch: Any) -> MiniBatch:
-            calls.clear()
-            forward(batch)  # meanwhile the layers fill `calls`
-            return calls
+        def rounds() -> Iterator[Moments]:
+            for batch in batches:
+                calls.clear()
+                forward(batch)  # meanwhile the layers fill `calls`
+                yield calls
 
-        steps = map(step, batches)
-        for mini_batches in ranks.rounds(steps, layers, by_batch) if ranks else ([mini_batch] for mini_batch in steps):
-            for mini_batch in mini_batches:
-                means.add(mini_batch)
-            if stop is not None and stop(means):
+        for of_ranks in ranks.rounds(rounds(), layers, by_batch) if ranks else ([moments] for moments in rounds()):
+            for moments in of_ranks:
+                means.add(moments)
+            if stop is not None and (ranks.largest(stop(means)) if ranks else stop(means)):
                 break
         if ranks:
             ranks.agree(list(means.values.values()))
@@ -107,17 +111,17 @@ def collect_statistics(
 
 
 @contextmanager
-def _observed(layers: Mapping[str, BatchNorm], by_batch: bool, ranks: Any) -> Iterator[MiniBatch]:
+def _observed(layers: Mapping[str, BatchNorm], by_batch: bool, ranks: Ranks | None) -> Iterator[Moments]:
     """Yield a dictionary that takes in the moments of a layer's input whenever one of the layers is called."""
-    calls: MiniBatch = {}
+    calls: Moments = {}
 
     def observe(name: str, layer: BatchNorm, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         moments = batch_moments((args[0] if args else kwargs['input']).detach())
-        calls[name, sum(called == name for called, _ in calls)] = moments
+        calls[name, next(k for k in integers() if (name, k) not in calls)] = moments
         if by_batch:  # in eval mode a layer normalizes by its running statistics
-            (mean, var), count = ranks.joint(layer, moments) if ranks else moments
+            (mean, var), m = ranks.joint(layer, moments) if ranks else moments
             layer.running_mean.copy_(mean)
-            layer.running_var.copy_(var * (1 - 1 / count))
+            layer.running_var.copy_(var * (1 - 1 / m))
 
     own = {name: (layer.running_mean.clone(), layer.running_var.clone()) for name, layer in layers.items() if by_batch}
     handles = [layer.register_forward_pre_hook(
@@ -148,23 +152,23 @@ class BatchMeans:
         self.values: dict[Call, Tensor] = {}
         self.squares: dict[Call, Tensor] = {}
 
-    def add(self, mini_batch: MiniBatch) -> None:
-        """Take in a mini-batch; with fewer than two elements per channel it has no variance to count."""
-        for call, moments in mini_batch.items():
+    def add(self, moments: Moments) -> None:
+        """Add a mini-batch; a layer with fewer than two elements per channel has no variance to add."""
+        for call, (values, count) in moments.items():
             if call not in self.values:
                 self.num_batches[call] = 0
-                self.values[call], self.squares[call] = torch.zeros(2, *moments.values.shape).to(moments.values)
-            self.num_batches[call] += moments.count > 1
-        counted = [call for call, moments in mini_batch.items() if moments.count > 1]
+                self.values[call], self.squares[call] = values.new_zeros(2, *values.shape)
+            self.num_batches[call] += count > 1
+        counted = [call for call, (_, count) in moments.items() if count > 1]
         if counted:  # a few kernels for all layers, where one layer after the other would take a thousand
-            new, means, squares = ([by_call[call] for call in counted] for by_call in (
-                {call: moments.values for call, moments in mini_batch.items()}, self.values, self.squares))
+            new = [moments[call].values for call in counted]
+            means, squares = [self.values[call] for call in counted], [self.squares[call] for call in counted]
             change = torch._foreach_sub(new, means)
             torch._foreach_add_(means, torch._foreach_div(change, [float(self.num_batches[call]) for call in counted]))
             torch._foreach_add_(squares, torch._foreach_mul(change, torch._foreach_sub(new, means)))
 
     def by_layer(self) -> dict[str, LayerStatistics]:
-        """Return each layer's statistics; its calls within a forward pass are mini-batches of their own.
+        """Return each layer's statistics; its calls within a forward pass each count as a mini-batch.
 
         Raises:
             ValueError: As in ``collect_statistics``.
@@ -189,11 +193,11 @@ class BatchMeans:
 
 
 def batch_moments(inputs: Tensor) -> BatchMoments:
-    """Return the moments of a mini-batch ``(N, C, *)`` of any floating type, in one reading of memory.
+    """Return the moments of a mini-batch ``(N, C, *)`` of any floating type, in one pass over memory.
 
-    Everything is centered before it is squared, so mean 1e3 with variance 1e-2 comes out right, and is added up in
-    float32 or better. The center is the mean of a sixteenth of the elements: even if all others were alike, it would be
-    within four standard deviations of the mean, so hardly a digit cancels. On a GPU PyTorch's own batch-norm kernel
+    Everything is centered before it is squared, so mean 1e3 with variance 1e-2 comes out right, and is summed in
+    float32 or better. The center is the mean of a sixteenth of the elements: even if all others were equal, it would be
+    within four standard deviations of the mean, so almost no digits cancel. On a GPU PyTorch's own batch-norm kernel
     does all that; on a CPU it is several times slower than sums over blocks that stay in the cache.
     """
     channels = inputs.shape[1]
@@ -206,7 +210,7 @@ def batch_moments(inputs: Tensor) -> BatchMoments:
     center, first, second = torch.zeros(3, channels, dtype=torch.float64, device=inputs.device)
     elements = 2**18 * min(torch.get_num_threads(), 16)  # 1 MiB in float32 for each thread's cache
     last = inputs.movedim(1, -1)
-    if last.is_contiguous():  # channels last, or vectors: one block of rows after the other
+    if last.is_contiguous() or inputs.dim() == 2:  # channels last, or vectors: one block of rows after the other
         rows = last.reshape(count, channels)
         middle = rows[::16].mean(0, dtype=dtype)
         center += middle

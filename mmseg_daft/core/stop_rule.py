@@ -15,7 +15,8 @@ class StopRule:
 
     A statistic is a mean over mini-batches, so its standard error is the standard deviation over the mini-batches
     divided by the square root of their number. It is put in relation to what matters, sqrt(Σt + ε) for Mt and Σt + ε
-    for Σt; a layer's error is the root mean square over its channels. A small sample may flatter, hence the minimum.
+    for Σt; a layer's error is the root mean square over its channels. A few mini-batches can underestimate it, hence
+    the minimum.
 
     Attributes:
         error: The largest relative standard error that the means or variances of any layer may have.

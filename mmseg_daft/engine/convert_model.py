@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from math import exp
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,7 +26,7 @@ from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.shift import AverageShift, statistics_shift
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import ConversionVariant
-from mmseg_daft.engine.statistics_file import StatisticsFile, pass_identity
+from mmseg_daft.engine.statistics_file import pass_identity, read_statistics, write_statistics
 from mmseg_daft.engine.training_data import ModelForward, describe_dataset, target_loader
 
 RECORD = 'bn_conversion'
@@ -52,34 +53,28 @@ class ConversionRecord:
     """The facts of one conversion, for the log and the checkpoint.
 
     Attributes:
-        modules, variant, tolerance: Of the settings.
-        dataset: The training data: class, length and place.
-        num_batches, all_batches: Mini-batches taken, all ranks together, and those of the whole pass.
-        num_images: Images in those taken.
-        seed: Of the pass's shuffling and augmentation.
-        seconds, pass_seconds: Wall time of all, and of the pass; ``None`` where its statistics were in a file.
-        waited: Seconds of the pass in which this process waited for the next mini-batch to be loaded.
-        output_change: The largest change of the eval-mode output on a real mini-batch, relative to the largest output.
+        settings: What was asked for.
+        report: What was done.
         shifts: How far the domain moved each converted layer, by name.
-        left: Layers that cannot be converted, with the reason.
-        report: The tensors before and the statistics, by layer; not kept in the checkpoint.
+        dataset: The training data: class, length and place.
+        seed: Of the pass's shuffling and augmentation.
+        num_images, num_batches: What was taken, all ranks together.
+        all_batches: Mini-batches of the whole pass, of which an early stop takes some.
+        seconds, pass_seconds: Wall time of all, and of the pass; ``None`` if its statistics were in a file.
+        waited: Seconds of the pass in which this process waited for the next mini-batch to be loaded.
     """
 
-    modules: tuple[str, ...]
-    variant: ConversionVariant
+    settings: ConversionSettings
+    report: ConversionReport
+    shifts: Mapping[str, AverageShift]
     dataset: str
+    seed: int
+    num_images: int
     num_batches: int
     all_batches: int
-    num_images: int
-    seed: int
     seconds: float
     pass_seconds: float | None
     waited: float
-    output_change: float
-    shifts: Mapping[str, AverageShift]
-    left: Mapping[str, str]
-    tolerance: float
-    report: ConversionReport = field(repr=False)
 
     def summary(self) -> str:
         """Return some lines for the log."""
@@ -94,23 +89,21 @@ class ConversionRecord:
             bottleneck = 'data loading, see num_workers' if 2 * self.waited > self.pass_seconds else 'computing'
             timing = (f'time of the pass: {self.waited:.1f} of {self.pass_seconds:.1f} s waiting for data; '
                       f'the bottleneck was {bottleneck}')
-        variant = f' ({self.variant})' if str(self.variant) else ''
-        allowed = f'tolerance {self.tolerance:.0e}' if self.variant.compensate else 'as asked for'
         return '\n'.join([
-            f'BN conversion of {", ".join(self.modules)}: {len(self.shifts) + len(self.left)} layers found, '
-            f'{len(self.shifts)} converted{variant}, 0 never reached, {len(self.left)} left as they are',
-            *(f'  left: {name}: {reason}' for name, reason in self.left.items()),
+            self.report.summary(),
+            *(f'  left: {name}: {reason}' for name, reason in self.report.left.items()),
+            *(f'  not the paper\'s conversion: {words}' for words in filter(None, [str(self.settings.variant)])),
             f'  target data: {self.num_images} images in {batches} mini-batches of {self.dataset}, '
             f'{self.seconds:.1f} s',
             f'  {timing}',
-            f'  eval-mode output: changed by {self.output_change:.1e} of its largest value ({allowed})',
             f'  domain: means moved by {mean_shift:.2f} source standard deviations on average, most in {farthest} '
             f'({self.shifts[farthest].mean_shift:.2f}); variances by a factor of {var_ratio:.2f}'])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the facts as plain numbers, strings, lists and dictionaries."""
-        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ('report', 'tolerance')}
-        return dict(facts, modules=list(self.modules), variant=asdict(self.variant), left=dict(self.left),
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ('settings', 'report')}
+        return dict(facts, modules=list(self.settings.modules), variant=asdict(self.settings.variant),
+                    output_change=self.report.output_change, left=dict(self.report.left),
                     shifts={name: list(shift) for name, shift in self.shifts.items()})
 
 
@@ -149,18 +142,18 @@ def convert_model(
     with preserved_random_state():
         loader = target_loader(dataloader, seed, settings.num_batches, ranks)
         joint = ranks is not None and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers.values())
-        if joint and not settings.variant.compensate and loader.num_batches % ranks.number:
-            raise ValueError(f'{loader.num_batches} mini-batches cannot be shared evenly by {ranks.number} ranks, as '
-                             'compensate=False with SyncBatchNorm needs. Set num_batches to a multiple of the ranks.')
-        file, stored, batches = None, None, loader
+        if joint and not settings.variant.compensate and loader.num_batches % ranks.world_size:
+            raise ValueError(f'compensate=False with SyncBatchNorm needs as many mini-batches on every rank, and '
+                             f'{loader.num_batches} are no multiple of {ranks.world_size}. Set num_batches to one.')
+        stored, batches = None, loader
         if settings.statistics:
+            file = Path(settings.statistics.replace('{seed}', str(seed)))
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
                            by_batch=not settings.variant.compensate)
-            file = StatisticsFile(settings.statistics.replace('{seed}', str(seed)), pass_identity(
-                forward, layers, decided, cfg, len(dataloader.dataset), precision))
-            stored = file.read(ranks, next(model.parameters()).device)
+            identity = pass_identity(forward, layers, decided, cfg, len(dataloader.dataset), precision)
+            stored = read_statistics(file, identity, ranks)
         if stored:
-            batches = target_loader(dataloader, seed, min(loader.num_batches, ranks.number if ranks else 1), ranks)
+            batches = target_loader(dataloader, seed, min(loader.num_batches, ranks.world_size if ranks else 1), ranks)
         bar = track(batches, 'BN conversion', total=len(batches), transient=True, disable=not is_main_process())
         with closing(bar) as progress:
             report = convert_batch_norm(
@@ -171,15 +164,14 @@ def convert_model(
     facts = stored.facts if stored else dict(
         num_images=images, num_batches=loader.rounds if joint else taken,
         all_batches=len(loader) if joint else loader.num_batches)
-    if file and not stored:
-        file.write(report.statistics, facts)
+    if settings.statistics and not stored:
+        write_statistics(file, report.statistics, facts, identity)
+    shifts = {name: statistics_shift(
+        source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
+        layers[name].eps).average for name, source in report.source.items()}
     return ConversionRecord(
-        modules=settings.modules, variant=settings.variant, dataset=describe_dataset(dataloader.dataset), **facts,
-        seed=seed, seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds,
-        waited=loader.waited, output_change=report.output_change, left=report.left, tolerance=settings.tolerance,
-        report=report, shifts={name: statistics_shift(
-            source.running_mean, source.running_var, report.statistics[name].mean, report.statistics[name].var,
-            layers[name].eps).average for name, source in report.source.items()})
+        settings, report, shifts, describe_dataset(dataloader.dataset), seed, **facts,
+        seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds, waited=loader.waited)
 
 
 def state_of(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -18,8 +18,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
     Args:
         module: The model.
-        **kwargs: As of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to
-            GPU numbers.
+        **kwargs: As of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to GPU numbers.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:

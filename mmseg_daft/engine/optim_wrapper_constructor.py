@@ -34,10 +34,9 @@ class DAFTOptimWrapperConstructor:
             constructor='DAFTOptimWrapperConstructor',
             paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1))
 
-    Both rates are absolute, ηθ and ηw of the paper; ``optimizer.lr`` is not used. The training log
-    and the visualizers show ``backbone_lr`` and ``head_lr`` in place of ``lr``. It builds whatever
-    wrapper and optimizer the config names: ``OptimWrapper``, ``AmpOptimWrapper``, with gradient
-    accumulation and clipping as usual.
+    Both rates are absolute, ηθ and ηw of the paper; ``optimizer.lr`` is not used. The training log and the visualizers
+    show ``backbone_lr`` and ``head_lr`` in place of ``lr``. It builds whatever wrapper and optimizer the config names:
+    ``OptimWrapper``, ``AmpOptimWrapper``, with gradient accumulation and clipping as usual.
 
     Args:
         optim_wrapper_cfg: The config's ``optim_wrapper``, less ``constructor`` and ``paramwise_cfg``.
@@ -77,8 +76,12 @@ class DAFTOptimWrapperConstructor:
         """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""
         if is_model_wrapper(model):
             model = model.module
-        groups = parameter_groups(
-            model, self.parts, self.rates, self.optimizer_cfg.get('weight_decay'), **self.decay_rules)
+        try:
+            groups = parameter_groups(
+                model, self.parts, self.rates, self.optimizer_cfg.get('weight_decay'), **self.decay_rules)
+        except ValueError as error:
+            raise ValueError(f'{error} (In a config: backbone_modules and head_modules of paramwise_cfg, and '
+                             'optimizer.weight_decay.)') from None
         print_log('Parameter groups: ' + ', '.join(
             f'{g["name"]} (lr {g["lr"]:g}, {sum(p.numel() for p in g["params"]) / 1e6:.2f} M in '
             f'{len(g["params"])} tensors)' for g in groups), logger='current')

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
+from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -29,7 +31,7 @@ from mmseg_daft.files import write_atomically
 FORMAT = 1
 """Of the file, and of the way in which a pass draws its samples. Raise it whenever either changes."""
 _LIBRARIES = ('torch', 'torchvision', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'mmsegmentation',
-              'onedl-mmsegmentation', 'numpy', 'opencv-python', 'pillow')
+              'onedl-mmsegmentation', 'numpy', 'opencv-python', 'opencv-python-headless', 'pillow', 'mmseg-daft')
 _OF_NO_EFFECT = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'init_cfg')
 
 
@@ -37,7 +39,7 @@ class StoredPass(NamedTuple):
     """What a file keeps.
 
     Attributes:
-        statistics: Of each layer, by name; on the layers' device.
+        statistics: Of each layer, by name; on the CPU.
         facts: ``num_images``, ``num_batches`` and ``all_batches`` of the pass.
     """
 
@@ -45,64 +47,61 @@ class StoredPass(NamedTuple):
     facts: dict[str, int]
 
 
-class StatisticsFile:
-    """A file of target statistics that belongs to one pass.
+def read_statistics(path: Path, identity: Mapping[str, str], ranks: Ranks | None) -> StoredPass | None:
+    """Return what a file keeps, ``None`` if there is no file. The first rank reads, for all.
 
     Args:
-        path: Where it is, or will be.
+        path: Where the file is, or will be.
         identity: What the statistics depend on, by name (``pass_identity``).
+        ranks: The ranks, if there are several.
+
+    Raises:
+        ValueError: The file is damaged, or belongs to another pass; the message names what differs.
+        OSError: It cannot be read, or there can be no folder for it.
     """
-
-    def __init__(self, path: str | Path, identity: Mapping[str, str]) -> None:
-        self.path = Path(path)
-        self.identity = dict(identity)
-
-    def read(self, ranks: Ranks | None, device: torch.device) -> StoredPass | None:
-        """Return what the file keeps, ``None`` if there is no file. The first rank reads, for all.
-
-        Raises:
-            ValueError: The file is damaged, or belongs to another pass; the message names what differs.
-            OSError: It cannot be read, or there can be no folder for it.
-        """
-        def read() -> StoredPass | None:
-            if not is_main_process():
-                return None
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # before the pass, if that is impossible
-            return self._read() if self.path.is_file() else None
-
-        stored = [ranks.together(read) if ranks else read()]
-        broadcast_object_list(stored)
-        if stored[0] is None:
-            return None
-        statistics = {name: LayerStatistics(s.mean.to(device), s.var.to(device), s.num_batches)
-                      for name, s in stored[0].statistics.items()}
-        return StoredPass(statistics, stored[0].facts)
-
-    def write(self, statistics: Mapping[str, LayerStatistics], facts: Mapping[str, int]) -> None:
-        """Write the file as a whole; other runs may read or write it meanwhile."""
+    def read() -> StoredPass | None:
         if not is_main_process():
-            return
-        tensors = {f'{name}.{key}': getattr(s, key).cpu().contiguous() for name, s in statistics.items()
-                   for key in ('mean', 'var')}
-        content = dict(identity=self.identity, facts=dict(facts),
-                       num_batches={name: s.num_batches for name, s in statistics.items()})
-        write_atomically(self.path, save(tensors, {key: json.dumps(value) for key, value in content.items()}))
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)  # before the pass, if that is impossible
+        return _read(path, identity) if path.is_file() else None
 
-    def _read(self) -> StoredPass:
-        try:
-            with safe_open(self.path, 'pt') as file:
-                content = {key: json.loads(value) for key, value in file.metadata().items()}
-                identity, facts, num_batches = (content[key] for key in ('identity', 'facts', 'num_batches'))
-                statistics = {name: LayerStatistics(file.get_tensor(f'{name}.mean'), file.get_tensor(f'{name}.var'), n)
-                              for name, n in num_batches.items()}
-        except (SafetensorError, ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f'statistics={str(self.path)!r} is no file of target statistics ({error!r}). Remove it, '
-                             'or name another.') from None
-        differs = sorted(key for key in {*identity, *self.identity} if identity.get(key) != self.identity.get(key))
-        if differs:
-            raise ValueError(f'statistics={str(self.path)!r} holds the statistics of another pass: it differs in '
-                             f'{", ".join(differs)}. Name another file, or remove this one to have it written again.')
-        return StoredPass(statistics, facts)
+    stored = [ranks.together(read) if ranks else read()]
+    broadcast_object_list(stored)
+    return stored[0]
+
+
+def write_statistics(
+    path: Path, statistics: Mapping[str, LayerStatistics], facts: Mapping[str, int], identity: Mapping[str, str],
+) -> None:
+    """Write the file as a whole; other runs may read or write it meanwhile. If that fails, the run goes on."""
+    if not is_main_process():
+        return
+    tensors = {f'{name}.{key}': getattr(s, key).cpu().contiguous() for name, s in statistics.items()
+               for key in ('mean', 'var')}
+    content = dict(identity=dict(identity), facts=dict(facts),
+                   num_batches={name: s.num_batches for name, s in statistics.items()})
+    try:
+        write_atomically(path, save(tensors, {key: json.dumps(value) for key, value in content.items()}))
+    except OSError as error:
+        print_log(f'statistics={str(path)!r} was not written ({error}); the run goes on.', 'current', logging.WARNING)
+
+
+def _read(path: Path, expected: Mapping[str, str]) -> StoredPass:
+    try:
+        with safe_open(path, 'pt') as file:
+            content = {key: json.loads(value) for key, value in file.metadata().items()}
+            identity, facts, num_batches = (content[key] for key in ('identity', 'facts', 'num_batches'))
+            statistics = {name: LayerStatistics(file.get_tensor(f'{name}.mean'), file.get_tensor(f'{name}.var'), n)
+                          for name, n in num_batches.items()}
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f'statistics={str(path)!r} is not a file of target statistics ({error!r}). Remove it, or name '
+                         'another.') from None
+    differs = sorted(key for key in {*identity, *expected} if identity.get(key) != expected.get(key))
+    if differs:
+        hint = ' ({seed} in the name gives each seed a file)' if 'seed' in differs else ''
+        raise ValueError(f'statistics={str(path)!r} holds the statistics of another pass: it differs in '
+                         f'{", ".join(differs)}. Name another file{hint}, or remove this one to have it written again.')
+    return StoredPass(statistics, facts)
 
 
 def pass_identity(
@@ -133,14 +132,17 @@ def pass_identity(
         weights.update(f'{name}{tensor.dtype}{tuple(tensor.shape)}'.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     device = next(iter(forward.model.parameters())).device
-    with precision():
-        autocast = _autocast(device.type)
-    model = {key: value for key, value in cfg.model.to_dict().items() if key in (*parts, 'data_preprocessor')}
+    with precision(), torch.no_grad():
+        ones = torch.ones(1, 1, device=device, dtype=next(forward.model.parameters()).dtype)
+        switch = getattr(torch.backends.cudnn, 'conv', torch.backends.cudnn)
+        rounding = getattr(switch, 'fp32_precision', None) or torch.backends.cudnn.allow_tf32
+        kind = str((ones @ ones).dtype) + (f', TF32 {rounding}' if device.type == 'cuda' else '')
+    model = {key: value for key, value in cfg.model.to_dict().items() if key in (*parts, 'type', 'data_preprocessor')}
     return {
         'format': str(FORMAT),
         'libraries': json.dumps(dict(filter(None, map(_installed, _LIBRARIES)))),
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
-        'precision': autocast,
+        'precision': kind,
         'weights': weights.hexdigest()[:16],
         'model': _text(model),
         'layers': _text({name: type(layer).__name__ for name, layer in layers.items()}),
@@ -156,16 +158,6 @@ def _installed(name: str) -> tuple[str, str] | None:
         return name, version(name)
     except PackageNotFoundError:
         return None
-
-
-def _autocast(kind: str) -> str:
-    if hasattr(torch, 'get_autocast_dtype'):  # torch >= 2.4
-        on, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-    elif kind == 'cuda':
-        on, dtype = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
-    else:
-        on, dtype = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
-    return f'autocast {dtype}' if on else 'as the weights'
 
 
 def _text(cfg: Any) -> str:

@@ -59,7 +59,6 @@ class TargetLoader:
                 'num_batches=None for all.')
         self._sizes = list(map(len, batches[:num_batches]))
         self.num_batches, self._world_size = len(self._sizes), world_size
-        self.seconds, self.waited, self.rounds = 0.0, 0.0, 0
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
@@ -72,11 +71,12 @@ class TargetLoader:
             **({'prefetch_factor': loader.prefetch_factor} if loader.num_workers else {}))
 
     def __len__(self) -> int:
-        """The number of rounds, in each of which every rank has at most one mini-batch."""
+        """Return the number of rounds, in each of which every rank has at most one mini-batch."""
         return -(-self.num_batches // self._world_size)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield this rank's mini-batches, and count the time."""
+        self.waited, self.rounds = 0.0, 0
         begin = start = time.perf_counter()
         try:
             for batch in self._loader:
@@ -154,7 +154,7 @@ class ModelForward:
             path = getattr(samples[bad], 'img_path', None) if samples else None
             raise ValueError(
                 f'The training image {path or f"number {bad} of a mini-batch"} holds NaN or infinite values after '
-                'the training pipeline and the data preprocessor. Repair or remove the file, or mend the transform.')
+                'the training pipeline and the data preprocessor. Repair or remove the file, or fix the transform.')
         return data
 
     def train_path(self, data: Any) -> Any:
@@ -191,8 +191,7 @@ def leaf_datasets(dataset: Any) -> list[Any]:
 
 def describe_dataset(dataset: Any) -> str:
     """Return the data set's class, length and place in a few words."""
-    parts = inner_datasets(dataset)
-    if parts:
+    if parts := inner_datasets(dataset):
         return f'{type(dataset).__name__}[{", ".join(map(describe_dataset, parts))}]'
     prefix = getattr(dataset, 'data_prefix', None)
     places = (getattr(dataset, 'ann_file', None), prefix.get('img_path') if isinstance(prefix, dict) else prefix,

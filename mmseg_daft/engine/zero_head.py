@@ -14,9 +14,8 @@ _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def zero_head(head: nn.Module) -> nn.Module:
     """Set a linear head's weight and bias to zero and return the layer.
 
-    The gradient that reaches the features is the head's weight times that of the logits: none in the
-    first iteration, then as much as the head has learned (Ha, Jeong, Lee, AAAI 2024, section
-    "Integrating LP and FT").
+    The gradient that reaches the features is the head's weight times that of the logits: none in the first iteration,
+    then as much as the head has learned (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT").
 
     Args:
         head: A module with exactly one layer that has parameters, a linear or convolution one.

@@ -65,7 +65,8 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
         raise SystemExit(str(error)) from error
     seed = cfg.get('randomness', {}).get('seed') or 0
     seed_everything(seed)
-    given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics') if getattr(args, key)}
+    given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics')
+             if getattr(args, key) is not None}
     hook = HOOKS.build(dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook'))
     model, head_loaded = _model(cfg, checkpoint)
     model.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()

@@ -76,9 +76,8 @@ def decide(
 ) -> Decision:
     """Return what to start and what is known.
 
-    The second step begins when the first has a result for every run; the reported runs when the last
-    step has. A rate that diverges with any seed does not win. Of equal scores the larger rate wins, which is
-    the first in the grid.
+    The second step begins when the first has a result for every run; the reported runs when the last step has. A rate
+    that diverges with any seed does not win. Of equal scores the larger rate wins, which is the first in the grid.
 
     Args:
         sweep: What is swept.

@@ -80,7 +80,7 @@ def test_the_sheets_take_the_extremes_of_each_class():
                                {int(k[1:]): v[1] for k, v in classes.items()})
     images = [image(0, 0.9, c0=(50, 0.8), c1=(MIN_PIXELS - 1, 0.1)), image(1, 0.7, c0=(9, 0.3)),
               image(2, 0.8, c0=(9, 0.95), c1=(9, 0.6))]
-    assert [(i.image, c) for i, c in choose(images, 3, 'most')] == [(1, 0), (2, 1)]
-    assert [(i.image, c) for i, c in choose(images, 3, 'least')] == [(2, 0), (2, 1)]
-    assert [i.image for i, _ in choose(images, 0, 'most', without_classes=2)] == [1, 2]
-    assert [i.image for i, _ in choose(images, 0, 'least', without_classes=2)] == [0, 2]
+    assert [(i.number, c) for i, c in choose(images, 3, 'most')] == [(1, 0), (2, 1)]
+    assert [(i.number, c) for i, c in choose(images, 3, 'least')] == [(2, 0), (2, 1)]
+    assert [i.number for i, _ in choose(images, 0, 'most', without_classes=2)] == [1, 2]
+    assert [i.number for i, _ in choose(images, 0, 'least', without_classes=2)] == [0, 2]

@@ -67,6 +67,6 @@ def test_drift_equals_the_reference_and_is_none_for_the_same():
     a, b = (pretrained(Network(2, 1), seed).state_dict() for seed in (0, 1))
     drift = statistics_drift('norms.0', a, b, 1e-5)
     m, v, m2, v2 = (s[f'norms.0.running_{t}'].double().numpy() for s in (a, b) for t in ('mean', 'var'))
-    assert drift.mean == pytest.approx(np.mean(np.abs(m2 - m) / np.sqrt(v + 1e-5)), rel=1e-12)
-    assert drift.log_variance == pytest.approx(np.mean(np.abs(np.log((v2 + 1e-5) / (v + 1e-5)))), rel=1e-12)
+    assert drift.mean_shift == pytest.approx(np.mean(np.abs(m2 - m) / np.sqrt(v + 1e-5)), rel=1e-12)
+    assert drift.log_var_ratio == pytest.approx(np.mean(np.abs(np.log((v2 + 1e-5) / (v + 1e-5)))), rel=1e-12)
     assert statistics_drift('norms.0', a, a, 1e-5) == (0, 0)

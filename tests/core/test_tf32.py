@@ -8,12 +8,12 @@ import torch
 
 CHECK = '''
 import torch
-from mmseg_daft.core.algorithm import without_tf32
+from mmseg_daft.core.algorithm import _without_tf32
 {setting}
 read = lambda: ({reading})
 before = read()
 try:
-    with without_tf32():
+    with _without_tf32():
         inside = read()
         raise OSError
 except OSError:

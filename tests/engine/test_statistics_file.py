@@ -14,7 +14,7 @@ from support.small_runs import small, train
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.statistics import LayerStatistics
-from mmseg_daft.engine.statistics_file import StatisticsFile, pass_identity
+from mmseg_daft.engine.statistics_file import pass_identity, read_statistics, write_statistics
 from mmseg_daft.engine.training_data import ModelForward
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
@@ -119,21 +119,21 @@ def test_another_pass_is_refused_by_what_differs_before_training(make, tmp_path)
 def test_a_damaged_file_is_refused(tmp_path, damage):
     path = tmp_path / 'statistics.safetensors'
     statistics = {'a': LayerStatistics(torch.ones(3).double(), torch.ones(3).double(), 2)}
-    StatisticsFile(path, {'seed': '0'}).write(statistics, dict(num_images=4))
+    write_statistics(path, statistics, dict(num_images=4), {'seed': '0'})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=re.escape(f'{str(path)!r} is no file of target statistics')):
-        StatisticsFile(path, {'seed': '0'}).read(None, torch.device('cpu'))
+    with pytest.raises(ValueError, match=re.escape(f'{str(path)!r} is not a file of target statistics')):
+        read_statistics(path, {'seed': '0'}, None)
 
 
 def write_and_read(rank, world_size, path):
-    file = StatisticsFile(path, {'seed': '0'})
-    ranks = current_ranks(torch.device('cpu'))
-    assert file.read(ranks, torch.device('cpu')) is None
-    file.write({'a': LayerStatistics(torch.arange(3).double(), torch.ones(3).double(), 2)}, dict(num_images=4))
+    ranks, identity = current_ranks(torch.device('cpu')), {'seed': '0'}
+    assert read_statistics(path, identity, ranks) is None
+    statistics = {'a': LayerStatistics(torch.arange(3).double(), torch.ones(3).double(), 2)}
+    write_statistics(path, statistics, dict(num_images=4), identity)
     torch.distributed.barrier()
-    stored = file.read(ranks, torch.device('cpu'))
+    stored = read_statistics(path, identity, ranks)
     try:
-        StatisticsFile(path, {'seed': '1'}).read(ranks, torch.device('cpu'))
+        read_statistics(path, {'seed': '1'}, ranks)
     except (ValueError, RuntimeError) as error:
         return stored.statistics['a'].mean, stored.facts, str(error)
 

@@ -28,10 +28,9 @@ CHECKPOINT = 'on_signal.pth'
 class CheckpointOnSignalHook(Hook):
     """Save a checkpoint after the iteration in which a signal came, then end with exit status 75.
 
-    ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm
-    sends the signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and
-    the sweep then put the job back into the queue. All ranks stop after the same iteration, whichever
-    of them the signal reached.
+    ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm sends the
+    signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and the sweep then put the job back
+    into the queue. All ranks stop after the same iteration, whichever of them the signal reached.
 
     The handlers are installed by the constructor, because it is the one place before the data loader's workers
     start: Slurm sends its signal to every process of a step, and a worker without a handler dies of it.

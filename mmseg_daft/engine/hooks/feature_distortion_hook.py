@@ -163,8 +163,8 @@ class FeatureDistortionHook(Hook):
         scalars.update({f'change/{kind}': _median(values) for kind, values in changes.items()})
         drifts = [statistics_drift(name, self.before, after, layer.eps) for name, layer in self.layers.items()]
         if drifts:
-            scalars['drift/bn_mean'] = fmean(drift.mean for drift in drifts)
-            scalars['drift/bn_log_variance'] = fmean(drift.log_variance for drift in drifts)
+            scalars['drift/bn_mean'] = fmean(drift.mean_shift for drift in drifts)
+            scalars['drift/bn_log_variance'] = fmean(drift.log_var_ratio for drift in drifts)
         return scalars
 
 
