@@ -176,7 +176,7 @@ def conclude(console: Console, seed: int, rows: dict[str, dict[str, float]], fin
     console.print(table)
     show_findings(console, findings, last_stage_only=True)
     console.print(
-        'mIoU in the first table: higher is better. All models but the source model were trained for the target. The '
+        '\nmIoU in the first table: higher is better. All models but the source model were trained for the target. The '
         "columns on its right are feature distortion on the target's validation images, as medians of stage 4: 1 and 0 "
         "mean that training left the source model's features as they were. On so small a task mIoU varies by several "
         'points from seed to seed, so one demo illustrates the methods and does not rank them.\n',
