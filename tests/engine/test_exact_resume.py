@@ -1,7 +1,6 @@
 """Runs that are killed at any moment and resumed: they end equal, to the bit, to one that nothing happened to."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support.training_events  # noqa: F401  registers CountSamples
 import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from support import training_events  # noqa: F401  registers CountSamples
+from support import environment
 from support.data_layouts import write_camvid
 from support.pretrained_files import write_start
 from support.small_runs import small, train
@@ -97,10 +97,9 @@ def command(make, tmp_path):
 
 def undisturbed(config, run):
     """Train by the command line, in an interpreter of its own."""
-    path = os.pathsep.join([str(ROOT / 'tests'), str(ROOT), os.environ.get('PYTHONPATH', '')])
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)],
-        capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))
+        capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return digests(run)
 
