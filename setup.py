@@ -61,6 +61,7 @@ TEST = [
     'hypothesis', 'pytest',
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
+    'segmentation-models-pytorch', 'timm',  # README's lines for plain PyTorch
     'submitit',  # the sweep's
     'tensorboard',  # reads what a hook wrote for it
 ]
