@@ -47,7 +47,9 @@ class FeatureReference:
         ValueError: The backbone does not return a stage, the budget is too small, or features are NaN or infinite.
     """
 
-    def __init__(self, model: BaseModel, samples: Sequence[dict[str, Any]], stages: Sequence[int], max_bytes: int) -> None:
+    def __init__(
+        self, model: BaseModel, samples: Sequence[dict[str, Any]], stages: Sequence[int], max_bytes: int,
+    ) -> None:
         self.samples = samples
         returned = [index + 1 for index in getattr(model.backbone, 'out_indices', ())]
         unknown = [stage for stage in stages if stage not in returned]
