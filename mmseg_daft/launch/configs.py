@@ -52,8 +52,10 @@ def list_configs(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: There are none.
     """
-    root, words = configs_root(), [word.lower() for word in args.filters]
-    about = {str(path.relative_to(root)): _description(path) for path in _shipped(root)}
+    root, about, words = configs_root(), {}, [word.lower() for word in args.filters]
+    for path in _shipped(root):
+        first_line = path.read_text(encoding='utf-8').partition('\n')[0]
+        about[str(path.relative_to(root))] = first_line.lstrip('# ').removesuffix(' Both stages:')
     found = {name: text for name, text in about.items() if all(word in f'{name} {text}'.lower() for word in words)}
     if not found:
         raise SystemExit(f'None of the {len(about)} configs has {" and ".join(args.filters)} in its name or '
@@ -89,10 +91,6 @@ def copy_config(args: argparse.Namespace) -> None:
 
 def _shipped(root: Path) -> list[Path]:
     return sorted(root.glob('[!_]*/*.py'))
-
-
-def _description(path: Path) -> str:
-    return path.read_text(encoding='utf-8').partition('\n')[0].lstrip('# ').removesuffix(' Both stages:')
 
 
 def _inherited(path: Path) -> Iterator[Path]:
