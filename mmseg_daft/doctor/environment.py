@@ -35,9 +35,7 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def check_versions(
-    versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool = False,
-) -> Iterator[Finding]:
+def check_versions(versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool) -> Iterator[Finding]:
     """Compare installed versions, by package name, with the combinations that are known to break.
 
     ``mmseg_bases`` says whether a base of the config begins with ``mmseg::``.

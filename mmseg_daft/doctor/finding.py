@@ -44,14 +44,11 @@ class Examination:
     """Runs checks one after the other and keeps what they find.
 
     A check is a function that yields findings, returns what later checks need, or both (a generator's ``return``).
-
-    Args:
-        progress: A ``rich.progress.Progress`` that shows what is going on, or ``None``.
     """
 
     def __init__(self, progress: Any = None) -> None:
         self.findings: list[Finding] = []
-        self.progress = progress
+        self.progress = progress  # a rich.progress.Progress that shows what is going on
 
     def check(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a check, keep what it finds and return what it makes.

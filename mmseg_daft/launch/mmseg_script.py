@@ -56,9 +56,8 @@ def run_script(name: str, args: argparse.Namespace) -> int:
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.launch import slurm
 
-    read_config(args.config, args.cfg_options, import_modules=False)  # what mmseg would say with a traceback
-
     path = script_path(name)
+    read_config(args.config, args.cfg_options, import_modules=False)  # mmseg's script would say it with a traceback
     sys.argv = [str(path), *args.words]
     if args.launcher == 'slurm':
         store = slurm.join_step(os.environ)  # noqa: F841  it has to live as long as the groups that use it
