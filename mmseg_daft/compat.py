@@ -111,6 +111,5 @@ def stand_in_for_missing_ops() -> None:
     """
     from mmseg.version import __version__ as mmseg_version
 
-    if Version(mmseg_version) < Version('1.4') and 'mmcv._ext' not in sys.modules and (
-            importlib.util.find_spec('mmcv._ext') is None):
+    if Version(mmseg_version) < Version('1.4') and importlib.util.find_spec('mmcv._ext') is None:
         sys.modules['mmcv._ext'] = _MissingOps()
