@@ -40,9 +40,8 @@ class DAFTOptimWrapperConstructor:
             - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part.
 
     Raises:
-        ValueError: A rate is missing, negative or not a number, a key is unknown, a trainable
-            parameter belongs to neither part or to both (when called), or, before the first
-            iteration, a schedule's ``eta_min`` lies above a rate.
+        ValueError: A rate is missing, negative or not a number, or a key is unknown. When called: as
+            ``parameter_groups``. Before the first iteration: a schedule's ``eta_min`` lies above a rate.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:

@@ -34,19 +34,13 @@ class WeightMatch:
         """The share of the model's tensors that match, from 0 to 1."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.misshapen))
 
-    @property
-    def lost_statistics(self) -> tuple[str, ...]:
-        """The running means and variances of batch norm among those that do not match."""
-        lost = (*self.missing, *self.misshapen)
-        return tuple(name for name in lost if name.endswith(('running_mean', 'running_var')))
-
     def problem(self, min_share: float) -> str | None:
-        """Say what is wrong with a match that is too poor to train from; ``None`` where it is good.
+        """Say what is wrong with a match that is too poor to train from; ``None`` if it is good.
 
-        Args:
-            min_share: The share of tensors that have to match. Statistics of batch norm all have to.
+        A share of ``min_share`` of the tensors has to match, and the statistics of all batch norm.
         """
-        if self.share >= min_share and not self.lost_statistics:
+        lost = (*self.missing, *self.misshapen)
+        if self.share >= min_share and not any(name.endswith(('running_mean', 'running_var')) for name in lost):
             return None
         total = len(self.matched) + len(self.missing) + len(self.misshapen)
         lines = [f'{len(self.matched)} of {total} tensors match ({self.share:.0%}; at least {min_share:.0%} and every '
@@ -96,15 +90,10 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
 
 
 def match_file(model: Mapping[str, Tensor], checkpoint: str, prefix: str | None = None) -> WeightMatch:
-    """Read a checkpoint, as MMEngine does, and compare it with a model.
-
-    Args:
-        model: The model's state dict.
-        checkpoint: A path, an address or anything else that MMEngine loads.
-        prefix: What the model's names begin with in the file, or ``None``.
+    """Read a checkpoint and compare it with a model's state dict; arguments as in MMEngine's ``Pretrained``.
 
     Raises:
-        ValueError: The file is not a checkpoint.
+        ValueError, OSError: As ``read_checkpoint``.
     """
     return match_weights(model, read_checkpoint(checkpoint)[0], prefix)
 

@@ -143,11 +143,13 @@ def killed_at_least(total, command, folder, expected, seed, ranks=1):
     raise AssertionError(f'only {len(killed)} kills in 30 runs')
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(command, tmp_path):
     killed = killed_at_least(20, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=0)
     assert set(killed) >= {'pass', 'iteration', 'save'}
 
 
+@pytest.mark.slow
 def test_any_of_two_ranks_killed(command, tmp_path):
     whole = tmp_path / 'whole'
     TrainingProcess([command, '--work-dir', whole, '--launcher', 'pytorch'], whole, ranks=2).finish()
