@@ -145,7 +145,7 @@ def convert_model(
         if joint and not settings.variant.compensate and loader.num_batches % ranks.world_size:
             raise ValueError(f'compensate=False with SyncBatchNorm needs as many mini-batches on every rank, and '
                              f'{loader.num_batches} are no multiple of {ranks.world_size}. Set num_batches to one.')
-        stored, batches = None, loader
+        stored = None
         if settings.statistics:
             file = Path(settings.statistics.replace('{seed}', str(seed)))
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
@@ -153,8 +153,8 @@ def convert_model(
             identity = pass_identity(forward, layers, decided, cfg, len(dataloader.dataset), precision)
             stored = read_statistics(file, identity, ranks)
         if stored:
-            batches = target_loader(dataloader, seed, min(loader.num_batches, ranks.world_size if ranks else 1), ranks)
-        bar = track(batches, 'BN conversion', total=len(batches), transient=True, disable=not is_main_process())
+            loader = target_loader(dataloader, seed, min(loader.num_batches, ranks.world_size if ranks else 1), ranks)
+        bar = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
         with closing(bar) as progress:
             report = convert_batch_norm(
                 model, map(forward.prepare, progress), settings.modules, run, outputs=forward.outputs,
@@ -171,7 +171,8 @@ def convert_model(
         layers[name].eps).average for name, source in report.source.items()}
     return ConversionRecord(
         settings, report, shifts, describe_dataset(dataloader.dataset), seed, **facts,
-        seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds, waited=loader.waited)
+        seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds,
+        waited=0.0 if stored else loader.waited)
 
 
 def state_of(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:
