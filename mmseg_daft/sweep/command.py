@@ -29,15 +29,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_daft.sweep.executor import Executor, run_sweep, slurm_queue
 from mmseg_daft.sweep.folder import CODE, SweepFolder
-from mmseg_daft.sweep.job import revision
+from mmseg_daft.sweep.job import Executor, revision, run_sweep, slurm_queue
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, protocols
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mmseg_daft.sweep.decision import Decision
+    from mmseg_daft.sweep.protocol import Decision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,7 @@ from typing import Any
 
 from mmseg_daft.files import read_json, write_atomically
 from mmseg_daft.run_output import final_checkpoint
-from mmseg_daft.sweep.decision import Decision, Seen, decide_by_looking
-from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Sweep
+from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking
 
 CODE = Path(__file__).resolve().parents[1]
 # What may differ where the same sweep is planned again, and where the same run is reached in another way: another
@@ -113,10 +112,8 @@ class RunFolder:
     def lock(self, seconds: float = 2) -> int | None:
         """Take the lock and return its file descriptor, or ``None`` where another process holds it.
 
-        Whoever trains inherits the descriptor, and the lock is free when the last of them has ended, however.
-
-        Args:
-            seconds: How long to try: longer than ``is_locked`` of another process takes.
+        It tries for longer than ``is_locked`` of another process takes. Whoever trains inherits the descriptor, and
+        the lock is free when the last of them has ended, however.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + seconds
@@ -135,9 +132,8 @@ class RunFolder:
 
     def seen(self, in_queue: bool = False) -> Seen:
         """Return what ``decide`` wants to know."""
-        result = self.result()
-        if result is not None:
-            return Seen(value=result['value'], diverged=result['diverged'])
+        if (result := self.result()) is not None:
+            return Seen(result['value'], result['diverged'])
         running = self.is_locked()
         active = in_queue or running
         return Seen(failures=self.failures(active), active=active, running=running)
@@ -146,10 +142,7 @@ class RunFolder:
         """Return how many starts failed, and how many jobs did not come as far as a start.
 
         Jobs leave the queue without a word where the package cannot be loaded or a mount is missing. If they did not
-        count, such a run would be submitted for ever.
-
-        Args:
-            active: The last job is in the queue, or the run is being trained.
+        count, such a run would be submitted for ever. Not so the last one of an active run.
         """
         attempts, submissions = self.attempts(), self.submissions()
         came = {attempt.get('ticket') for attempt in attempts} | {path.name for path in self.path.glob('busy/*')}
@@ -162,14 +155,13 @@ class RunFolder:
 
 def _write_unless_other(file: Path, content: dict[str, Any], may_differ: set[str]) -> None:
     before, content = read_json(file), json.loads(json.dumps(content))
-    if before == content:
-        return
-    if before:
-        differs = sorted(key for key in {*before, *content} - may_differ if before.get(key) != content.get(key))
-        if differs:
-            raise SystemExit(f'{file.parent} holds another {file.stem}: it differs in {", ".join(differs)}. '
-                             'Plan into another folder, or remove this one.')
-    write_atomically(file, content)
+    known = before or content
+    differs = sorted(key for key in {*known, *content} - may_differ if known.get(key) != content.get(key))
+    if differs:
+        raise SystemExit(f'{file.parent} holds another {file.stem}: it differs in {", ".join(differs)}. '
+                         'Plan into another folder, or remove this one.')
+    if before != content:
+        write_atomically(file, content)
 
 
 def _flock(path: Path, kind: int) -> int | None:
@@ -204,32 +196,20 @@ def count_failures(attempts: list[dict[str, Any]], active: bool) -> int:
 class SweepFolder:
     """A sweep's folder: what ``plan`` fixed (``sweep.json``), and the folders of its runs.
 
-    Attributes:
-        path: The folder, as it was named.
-        sweep: What is swept.
-        configs: The config of each method, as named.
-        held_out: The part of the training images that selects.
-        held_out_by: As in ``hold_out``; ``''`` for what suits the data set.
-        held_out_seed: Of the held-out part.
-        options: For all runs, as ``--cfg-options``.
-        gpus_per_run: Processes of each run, on one machine; 0 trains on the CPU.
-        revision: Of the code, when planned.
-        directory: Where ``plan`` was started: relative paths in the configs start there.
-
     Raises:
         SystemExit: The path cannot be an option of MMEngine's.
     """
 
-    path: Path
+    path: Path  # as it was named
     sweep: Sweep
-    configs: dict[str, str]
-    held_out: float
-    held_out_by: str
+    configs: dict[str, str]  # of each method, as named
+    held_out: float  # the part of the training images that selects
+    held_out_by: str  # as in hold_out; '' for what suits the data set
     held_out_seed: int
-    options: list[str] = field(default_factory=list)
-    gpus_per_run: int = 1
-    revision: str = ''
-    directory: str = '.'
+    options: list[str] = field(default_factory=list)  # for all runs, as --cfg-options
+    gpus_per_run: int = 1  # processes of each run, on one machine; 0 trains on the CPU
+    revision: str = ''  # of the code, when planned
+    directory: str = '.'  # where plan was started: relative paths in the configs start there
 
     def __post_init__(self) -> None:
         if re.search(r'[\s,"\'\[\]()]', str(self.path.resolve())):
@@ -238,11 +218,7 @@ class SweepFolder:
 
     @classmethod
     def load(cls, path: Path) -> SweepFolder:
-        """Read ``sweep.json``.
-
-        Raises:
-            SystemExit: There is none.
-        """
+        """Read ``sweep.json``; raise ``SystemExit`` where there is none."""
         content = read_json(path / 'sweep.json')
         if content is None:
             raise SystemExit(f'{path} holds no sweep: start with mmseg-daft sweep plan {path} --method …')
@@ -278,12 +254,11 @@ class SweepFolder:
         return [*self._command('train', run, '--resume', '--work-dir', str(work_dir)), '--cfg-options', *options]
 
     def _command(self, name: str, run: Run, *words: str) -> list[str]:
-        several, launcher = [], []
+        command = ['-m', 'mmseg_daft', name, str(self.frozen_config(run.method, run.stage)), *words]
         if self.gpus_per_run > 1:
-            several = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
-            launcher = ['--launcher', 'pytorch']
-        config = str(self.frozen_config(run.method, run.stage))
-        return [sys.executable, *several, '-m', 'mmseg_daft', name, config, *words, *launcher]
+            torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
+            command = [*torchrun, *command, '--launcher', 'pytorch']
+        return [sys.executable, *command]
 
     def describe(self, run: Run) -> RunFolder:
         """Write what a run is into its folder, and return that.
@@ -329,11 +304,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from running the same sweep.
-
-        Raises:
-            SystemExit: One does.
-        """
+        """Keep a second process from running the same sweep: it raises ``SystemExit``."""
         descriptor = _flock(self.path / 'lock', fcntl.LOCK_EX)
         if descriptor is None:
             raise SystemExit(f'{self.path} is being run by another process; mmseg-daft sweep status {self.path} shows '

@@ -20,8 +20,8 @@ from mmseg_daft.engine.configs import hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import final_checkpoint, iterations_done
-from mmseg_daft.sweep.executor import Executor
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
+from mmseg_daft.sweep.job import Executor
 from mmseg_daft.sweep.protocol import REPORT, Run
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}

@@ -16,10 +16,9 @@ from rich.console import Console
 
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import iterations_done
-from mmseg_daft.sweep.decision import Decision, Seen
-from mmseg_daft.sweep.executor import slurm_queue
 from mmseg_daft.sweep.folder import SweepFolder
-from mmseg_daft.sweep.protocol import REPORT, Run
+from mmseg_daft.sweep.job import slurm_queue
+from mmseg_daft.sweep.protocol import REPORT, Decision, Run, Seen
 from mmseg_daft.sweep.screen import narrow_table
 
 PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',

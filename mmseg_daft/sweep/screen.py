@@ -14,9 +14,8 @@ from rich.text import Text
 
 from mmseg_daft.files import read_json
 from mmseg_daft.run_output import iterations_done, seconds_per_iteration
-from mmseg_daft.sweep.decision import STATES, Decision
 from mmseg_daft.sweep.folder import SweepFolder
-from mmseg_daft.sweep.protocol import RATES, REPORT, Run
+from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run
 
 MOST_RUNNING = 8
 
