@@ -102,7 +102,7 @@ def plan(args: argparse.Namespace) -> int:
 
     from mmseg_daft.console import make_console
     from mmseg_daft.sweep.plan import freeze, probe, read
-    from mmseg_daft.sweep.screen import plan_table
+    from mmseg_daft.sweep.results import plan_table
 
     configs, console = dict(word.split('=', 1) for word in args.methods), make_console()
     iterations = read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters
@@ -129,7 +129,7 @@ def train(args: argparse.Namespace) -> int:
     from rich.live import Live
 
     from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.screen import ChangeLog, screen
+    from mmseg_daft.sweep.results import ChangeLog, screen
 
     folder, console = SweepFolder.load(args.folder), make_console()
     executor = executor_of(args, folder.gpus_per_run)
@@ -164,7 +164,7 @@ def status(args: argparse.Namespace) -> int:
     from rich.live import Live
 
     from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.screen import screen
+    from mmseg_daft.sweep.results import screen
 
     folder, console = SweepFolder.load(args.folder), make_console()
 

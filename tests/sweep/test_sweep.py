@@ -28,8 +28,7 @@ from mmseg_daft.sweep.command import add_arguments, read_sweep
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import Executor, slurm_queue
 from mmseg_daft.sweep.protocol import RATES, STATES, Protocol, Step, Sweep, decide, protocols
-from mmseg_daft.sweep.results import write_results
-from mmseg_daft.sweep.screen import ChangeLog, plan_table
+from mmseg_daft.sweep.results import ChangeLog, plan_table, write_results
 
 ROOT = Path(__file__).parents[2]
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
