@@ -51,11 +51,7 @@ class RunFolder:
         self.log = path / 'log.txt'
 
     def describe(self, content: dict[str, Any]) -> None:
-        """Write ``run.json``, also again where the same run is now reached in another way (``WAYS``).
-
-        Raises:
-            SystemExit: The folder is that of another run.
-        """
+        """Write ``run.json``; raise ``SystemExit`` where the folder is that of another run."""
         _write_unless_other(self.path / 'run.json', content, WAYS)
 
     def description(self) -> dict[str, Any] | None:
@@ -225,14 +221,10 @@ class SweepFolder:
         return cls(path, Sweep.from_json(content.pop('sweep')), **content)
 
     def save(self) -> None:
-        """Write ``sweep.json``; where the same sweep is there, only if its directory has moved.
-
-        Raises:
-            SystemExit: The folder holds another sweep.
-        """
+        """Write ``sweep.json``; raise ``SystemExit`` where the folder holds another sweep."""
         file, content = self.path / 'sweep.json', asdict(self)
         del content['path']
-        before = read_json(file)
+        before = read_json(file)  # where the same sweep is there, it changes only if its directory has moved
         if before and Path(before.get('directory', '.')).is_dir():
             content |= {key: before[key] for key in PLANNED_AT if key in before}
         _write_unless_other(file, content, PLANNED_AT)

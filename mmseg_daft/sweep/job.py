@@ -1,4 +1,4 @@
-"""The job that trains one run to its end, and the executor that submits jobs by submitit until a sweep is complete.
+"""The job that trains one run to its end, and the executor that submits jobs: to a Slurm cluster, or here.
 
 The standard library alone, but for submitit where it runs: jobs carry this module with them and start without torch.
 """
@@ -22,9 +22,8 @@ from typing import Any
 
 import mmseg_daft
 from mmseg_daft import run_output as output
-from mmseg_daft.files import mend_last_checkpoint, write_atomically
-from mmseg_daft.sweep.folder import RunFolder, SweepFolder
-from mmseg_daft.sweep.protocol import Decision
+from mmseg_daft.files import mend_last_checkpoint, read_json
+from mmseg_daft.sweep.folder import RunFolder
 
 STOPPED = 75  # the exit status of a training that saved a checkpoint because of SIGNAL (CheckpointOnSignalHook)
 SIGNAL = signal.SIGUSR2
@@ -35,7 +34,6 @@ PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmengine', 'oned
             'numpy', 'mmseg-daft')
 A_WEEK = 7 * 24 * 60
 MOST_RESTARTS = 100
-MOST_REFUSALS = 3
 JOB_NAME = 'sweep-'
 HELD = 'launch failed requeued held'
 
@@ -117,8 +115,8 @@ class TrainJob:
         except Exception as error:
             run.end_attempt(self.attempt, 'failed', error=str(error))
             raise
-        diverged = output.diverged_at(run.work_dir)
-        if diverged is not None or (checkpoint and metrics and not math.isfinite(metrics[metric])):
+        mark = read_json(run.work_dir / 'diverged.json')  # of DivergenceHook
+        if mark or (checkpoint and metrics and not math.isfinite(metrics[metric])):
             outcome = 'diverged'
         elif checkpoint and metrics:
             outcome = 'done'
@@ -131,7 +129,7 @@ class TrainJob:
             attempts = run.attempts()
             run.write_result(dict(
                 value=round(metrics[metric], 4) if outcome == 'done' else None, diverged=outcome == 'diverged',
-                iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
+                iteration=mark['iteration'] if mark else iterations, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None,
                 seconds=round(sum(each['ended'] - each['started'] for each in attempts if each.get('ended')), 1),
                 seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
@@ -271,11 +269,7 @@ class Executor:
         return {job for job, process in self.jobs.items() if not process.done()}
 
     def submit(self, runs: Sequence[RunFolder]) -> None:
-        """Submit runs; on Slurm as one array.
-
-        Raises:
-            submitit.core.utils.FailedJobError: Slurm took none of them.
-        """
+        """Submit runs; on Slurm as one array, of which it takes all or none (submitit's ``FailedJobError``)."""
         jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
         started = self._start_array(jobs) if self.kind == 'slurm' else map(self._start, jobs)
         for run, job, one in zip(runs, jobs, started, strict=True):
@@ -359,37 +353,3 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     if held and cancel_held:
         subprocess.run(['scancel', *held], capture_output=True, timeout=60)
     return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}
-
-
-def run_sweep(
-    folder: SweepFolder, executor: Executor, max_failures: int, accept_missing: bool, interval: float,
-    show: Callable[[Decision, str], None],
-) -> Decision:
-    """Start runs until the sweep is complete, or cannot go on; return the last decision.
-
-    The folder is looked at every ``interval`` seconds, and ``show`` called with the decision and a remark.
-
-    Raises:
-        SystemExit: Another process runs the sweep, or Slurm refuses the jobs.
-    """
-    refusals = 0
-    with folder.locked():
-        write_atomically(folder.path / 'patience.json', [max_failures, accept_missing])
-        while True:
-            queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
-            decision = folder.look(queue, max_failures, accept_missing)
-            active = [run for run in decision.runs if decision.look(run).active]
-            show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
-            if decision.complete or not (decision.start or active):
-                return decision
-            free = len(decision.start) if executor.kind == 'slurm' else max(0, executor.parallel - len(active))
-            due = [folder.describe(run) for run in decision.start[:free]] if queue is not None else []
-            if due:
-                try:
-                    executor.submit(due)
-                    refusals = 0
-                except executor.submitit.core.utils.FailedJobError as error:
-                    refusals += 1
-                    if refusals >= MOST_REFUSALS:
-                        raise SystemExit(f'Slurm refuses the jobs: {error}') from error
-            time.sleep(interval)

@@ -82,7 +82,9 @@ def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str =
         lines.append(Text(f'  and {len(running) - MOST_RUNNING} more'))
     lines += [Text(f'{method} cannot go on: {reason}', style='red') for method, reason in decision.blocked.items()]
     failed = [run for run in decision.runs if decision.look(run).state == 'failed']
-    lines += [Text(f'  why: {_reason(folder, run)}', style='red') for run in failed[:3]]
+    for place in map(folder.run_folder, failed[:3]):  # the training's log, or that of a job which did not come so far
+        log = place.log if place.log.exists() else folder.path / 'jobs' / f'{place.job()}_0_log.err'
+        lines.append(Text(f'  why: {log}', style='red'))
     lines.append(Text(_time_left(folder, decision, sum(progress.values()), parallel)))
     if remark:
         lines.append(Text(remark, style='yellow'))
@@ -121,12 +123,6 @@ def _narrow_table(whole: Sequence[str], wrapped: Sequence[str]) -> Table:
 
 def _shown(hours: float) -> str:
     return f'{hours:.1f}' if hours >= 0.1 else f'{hours:.3f}'
-
-
-def _reason(folder: SweepFolder, run: Run) -> str:
-    """Return the log that tells why a run failed: the training's, or that of a job which did not come so far."""
-    place = folder.run_folder(run)
-    return str(place.log if place.log.exists() else folder.path / 'jobs' / f'{place.job()}_0_log.err')
 
 
 def _best(decision: Decision, runs: list[Run]) -> str:
