@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,8 @@ def records(work_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of MMEngine's local visualizer, of all starts of a run, oldest first."""
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # a line that is being written, or that a kill cut short
-            if isinstance(record, dict):
-                yield record
+            with suppress(ValueError):  # of a line that is being written, or that a kill cut short
+                yield json.loads(line)
 
 
 def iterations_done(work_dir: Path) -> int:
@@ -88,12 +85,10 @@ def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
         FileNotFoundError: It wrote none, or not this one.
     """
     for file in sorted(work_dir.glob('*/*.json'), reverse=True):
-        try:
+        with suppress(ValueError):
             content = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError:
-            continue
-        if metric in content:
-            return content
+            if metric in content:
+                return content
     raise FileNotFoundError(f'{work_dir} holds no {metric}: has test.py run to its end?')
 
 

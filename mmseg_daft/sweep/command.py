@@ -39,8 +39,6 @@ from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Ste
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-MOST_REFUSALS = 3
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and their arguments."""
@@ -134,14 +132,12 @@ def train(args: argparse.Namespace, console: Console) -> int:
 
     folder = SweepFolder.load(args.folder)
     executor = executor_of(args, folder.gpus_per_run)
-    interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
     with Live(console=console, auto_refresh=False) as live:
         def show(decision: Decision, remark: str = '') -> None:
             live.update(screen(folder, decision, executor.parallel, remark), refresh=True)
 
         try:
-            decision = _run_sweep(folder, executor, args.max_failures, args.accept_missing, interval,
-                                  show if console.is_terminal else ChangeLog(console))
+            decision = _run_sweep(args, folder, executor, show if console.is_terminal else ChangeLog(console))
             show(decision)
         except KeyboardInterrupt:
             live.stop()
@@ -162,19 +158,16 @@ def train(args: argparse.Namespace, console: Console) -> int:
 
 
 def _run_sweep(
-    folder: SweepFolder, executor: Executor, max_failures: int, accept_missing: bool, interval: float,
-    show: Callable[[Decision, str], None],
+    args: argparse.Namespace, folder: SweepFolder, executor: Executor, show: Callable[[Decision, str], None],
 ) -> Decision:
-    """Start runs until the sweep is complete, or cannot go on; return the last decision.
-
-    The folder is looked at every ``interval`` seconds, and ``show`` called with the decision and a remark.
-    """
+    """Start runs until the sweep is complete, or cannot go on; return the last decision."""
+    interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
     refusals = 0
     with folder.locked():
-        write_atomically(folder.path / 'patience.json', [max_failures, accept_missing])
+        write_atomically(folder.path / 'patience.json', [args.max_failures, args.accept_missing])
         while True:
             queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
-            decision = folder.look(queue, max_failures, accept_missing)
+            decision = folder.look(queue)
             active = [run for run in decision.runs if decision.look(run).active]
             show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
             if decision.complete or not (decision.start or active):
@@ -187,7 +180,7 @@ def _run_sweep(
                     refusals = 0
                 except executor.submitit.core.utils.FailedJobError as error:
                     refusals += 1
-                    if refusals >= MOST_REFUSALS:
+                    if refusals == 3:
                         raise SystemExit(f'Slurm refuses the jobs: {error}') from error
             time.sleep(interval)
 
@@ -226,13 +219,12 @@ def collect(args: argparse.Namespace, console: Console) -> int:
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept."""
-    def check_rate(rate: float, where: str) -> float:
+    def check_rate(rate: float, where: str) -> None:
         if not (math.isfinite(rate) and rate > 0):
             raise SystemExit(f'{where} is no learning rate: name one above 0.')
-        return rate
 
-    known, chosen, configs = protocols(args.start), {}, {}
-    fixed = {'head_lr': check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')}
+    check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')
+    known, chosen, configs = protocols(args.start, args.fixed_head_lr), {}, {}
     for word in args.methods:
         name, _, config = word.partition('=')
         if name not in known:
@@ -241,8 +233,7 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
             raise SystemExit(f'--method {word}: write NAME=CONFIG.')
         if name in configs:
             raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
-        configs[name], protocol = config, known[name]
-        chosen[name] = dataclasses.replace(protocol, fixed=fixed) if 'head_lr' in protocol.fixed else protocol
+        configs[name], chosen[name] = config, known[name]
     for word in args.grid:
         place, _, values = word.partition('=')
         name, _, number = place.partition('.')
@@ -271,9 +262,8 @@ def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
     options = {}
     for word in args.slurm:
         key, _, value = word.partition('=')
-        try:
+        options[key] = value
+        with suppress(ValueError, SyntaxError):
             options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
     parallel = args.parallel or (16 if args.executor == 'slurm' else 1)
     return Executor(args.executor, args.folder.resolve() / 'jobs', parallel, gpus_per_run, args.hours, options)

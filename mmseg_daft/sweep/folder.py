@@ -60,16 +60,12 @@ class RunFolder:
 
     def submitted(self, job: str, executor: str, ticket: str) -> None:
         """Note a job that is to train this run, and the ticket that it carries."""
-        write_atomically(self.path / 'submissions' / f'{len(self.submissions()) + 1:04d}.json',
+        write_atomically(self.path / 'submissions' / f'{len(self._notes("submissions")) + 1:04d}.json',
                          dict(job=job, executor=executor, ticket=ticket, time=time.time()))
-
-    def submissions(self) -> list[dict[str, Any]]:
-        """Return the jobs that were submitted, in order."""
-        return self._notes('submissions')
 
     def job(self) -> str | None:
         """Return the job that was submitted last."""
-        submissions = self.submissions()
+        submissions = self._notes('submissions')
         return submissions[-1]['job'] if submissions else None
 
     def excuse(self, ticket: str) -> None:
@@ -140,7 +136,7 @@ class RunFolder:
         Jobs leave the queue without a word where the package cannot be loaded or a mount is missing. If they did not
         count, such a run would be submitted for ever. Not so the last one of an active run.
         """
-        attempts, submissions = self.attempts(), self.submissions()
+        attempts, submissions = self.attempts(), self._notes('submissions')
         came = {attempt.get('ticket') for attempt in attempts} | {path.name for path in self.path.glob('busy/*')}
         settled = submissions[:-1] if active else submissions
         return count_failures(attempts, active) + sum(submission['ticket'] not in came for submission in settled)
@@ -190,11 +186,7 @@ def count_failures(attempts: list[dict[str, Any]], active: bool) -> int:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep's folder: what ``plan`` fixed (``sweep.json``), and the folders of its runs.
-
-    Raises:
-        SystemExit: The path cannot be an option of MMEngine's.
-    """
+    """A sweep's folder: what ``plan`` fixed (``sweep.json``), and the folders of its runs."""
 
     path: Path  # as it was named
     sweep: Sweep
@@ -253,12 +245,7 @@ class SweepFolder:
         return [sys.executable, *command]
 
     def describe(self, run: Run) -> RunFolder:
-        """Write what a run is into its folder, and return that.
-
-        Raises:
-            SystemExit: The directory of the plan or the model that the run starts from is gone, or the folder holds
-                another run.
-        """
+        """Write what a run is into its folder, and return that; raise ``SystemExit`` where it cannot be started."""
         folder, start = self.run_folder(run), None
         if not Path(self.directory).is_dir():
             raise SystemExit(f'The sweep was planned in {self.directory}, which is gone: give the plan command again, '
@@ -276,23 +263,15 @@ class SweepFolder:
             'test_command': self._command('test', run, '--work-dir', str(folder.path / 'test'))})
         return folder
 
-    def look(
-        self, in_queue: set[str] | None, max_failures: int | None = None, accept_missing: bool = False,
-    ) -> Decision:
-        """Return what to do next, and what is known of each run.
-
-        Args:
-            in_queue: The jobs that run or wait; ``None`` where that is not known: all jobs count as under way.
-            max_failures: As in ``decide``, like ``accept_missing``; by default both are those of the last ``run``.
-        """
+    def look(self, in_queue: set[str] | None) -> Decision:
+        """Return what to do next, by the jobs that run or wait; ``None``: not known, all count as under way."""
         def seen(run: Run) -> Seen:
             folder = self.run_folder(run)
             job = folder.job()
             return folder.seen(job is not None and (in_queue is None or job in in_queue))
 
-        if max_failures is None:
-            max_failures, accept_missing = read_json(self.path / 'patience.json') or (2, False)
-        return decide_by_looking(self.sweep, seen, max_failures, accept_missing)
+        patience = read_json(self.path / 'patience.json') or ()  # max_failures and accept_missing of the last run
+        return decide_by_looking(self.sweep, seen, *patience)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -32,10 +32,7 @@ AGAIN = 5  # seconds between two signals: one that comes while a process starts 
 LAST = 60  # seconds that killed processes get to be gone
 PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite',
             'numpy', 'mmseg-daft')
-A_WEEK = 7 * 24 * 60
-MOST_RESTARTS = 100
 JOB_NAME = 'sweep-'
-HELD = 'launch failed requeued held'
 
 
 @dataclass
@@ -86,10 +83,9 @@ class TrainJob:
             RunFolder.end_attempt(self.attempt, 'stopped')
 
     def _trains(self) -> bool:
-        try:
+        with suppress(ChildProcessError):
             return os.waitpid(self.process.pid, os.WNOHANG)[0] == 0  # Popen.wait may be what was interrupted
-        except ChildProcessError:
-            return False
+        return False
 
     def _train(self, run: RunFolder, lock: int) -> str:
         described = run.description()
@@ -182,10 +178,9 @@ def _versions() -> dict[str, str]:
 
 
 def _job_id() -> str:
-    env = os.environ
-    if 'SLURM_ARRAY_JOB_ID' in env:
-        return f'{env["SLURM_ARRAY_JOB_ID"]}_{env["SLURM_ARRAY_TASK_ID"]}'
-    return env.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
+    if 'SLURM_ARRAY_JOB_ID' in os.environ:
+        return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
+    return os.environ.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
 
 
 def _tree(pid: int) -> list[int]:
@@ -229,11 +224,7 @@ def _end_tree(pid: int, alive: Callable[[], bool], seconds: float) -> None:
 
 @dataclass
 class Executor:
-    """Submits runs by submitit and tells which ones are under way.
-
-    Raises:
-        SystemExit: submitit, Slurm or a GPU that is needed is missing.
-    """
+    """Submits runs by submitit and tells which are under way; ``SystemExit`` where that, Slurm or a GPU is missing."""
 
     kind: str  # 'slurm', 'local' (processes here) or 'debug' (in this process, one after the other)
     folder: Path  # for submitit's files
@@ -242,7 +233,7 @@ class Executor:
     hours: float = 24  # Slurm's limit of one job; a longer run is requeued
     slurm: dict[str, Any] = field(default_factory=dict)  # more parameters of SlurmExecutor, such as partition
     jobs: dict[str, Any] = field(default_factory=dict, init=False)
-    runs: list[RunFolder] = field(default_factory=list, init=False)
+    runs: list[tuple[RunFolder, str]] = field(default_factory=list, init=False)
     gpus: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -275,7 +266,7 @@ class Executor:
         for run, job, one in zip(runs, jobs, started, strict=True):
             run.submitted(one.job_id, self.kind, job.ticket)
             if self.kind != 'slurm':
-                self.runs.append(run)
+                self.runs.append((run, job.ticket))
             if self.kind == 'debug':
                 one.exception()  # runs it; a failure is in the run's folder
 
@@ -286,15 +277,15 @@ class Executor:
             job.cancel()
         for job in under_way:
             job.wait()
-        for run in self.runs:
-            run.excuse(run.submissions()[-1]['ticket'])  # it may have been too early for an attempt
+        for run, ticket in self.runs:
+            run.excuse(ticket)  # it may have been too early for an attempt
             training = (run.attempts() or [{}])[-1].get('training')
             if training is not None:
                 _end_tree(training, run.is_locked, PATIENCE)
 
     def _start_array(self, jobs: list[TrainJob]) -> list[Any]:
         cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))
-        executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=MOST_RESTARTS)
+        executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=100)
         parameters = {
             'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
             'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
@@ -316,7 +307,7 @@ class Executor:
         gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
         job.gpus = ','.join(gpus)
         executor = self.submitit.LocalExecutor(self.folder)
-        executor.update_parameters(timeout_min=A_WEEK, gpus_per_node=0)  # the job sets its own
+        executor.update_parameters(timeout_min=7 * 24 * 60, gpus_per_node=0)  # the job sets its own
         submitted = executor.submit(job)
         submitted.gpus = gpus
         self.jobs[submitted.job_id] = submitted
@@ -336,10 +327,8 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     """Return the ids of this user's jobs that run or wait, none without Slurm, ``None`` where it does not answer.
 
     Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
-    that Slurm holds because its launch failed would wait for ever, so it does not count.
-
-    Args:
-        cancel_held: Cancel those of them that are a sweep's: the runs will be submitted again.
+    that Slurm holds because its launch failed would wait for ever, so it does not count; ``cancel_held`` cancels those
+    of them that are a sweep's, and the runs will be submitted again.
     """
     if shutil.which('squeue') is None:
         return set()
@@ -349,7 +338,8 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
     lines = [line.split('|', 3) for line in done.stdout.splitlines()]
-    held = [job for job, _, reason, name in lines if reason == HELD and name.startswith(JOB_NAME)]
+    held = [job for job, _, reason, name in lines
+            if reason == 'launch failed requeued held' and name.startswith(JOB_NAME)]
     if held and cancel_held:
         subprocess.run(['scancel', *held], capture_output=True, timeout=60)
     return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}

@@ -26,7 +26,6 @@ from mmseg_daft.sweep.protocol import REPORT, Run
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
             'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
-BLOCKS = ('CamVidDataset',)  # recordings, whose neighbors are alike
 
 
 def read(path: str, options: list[str]) -> Config:
@@ -120,10 +119,11 @@ def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:
     held_parts, pipeline = [], leaf_datasets(cfg.val_dataloader.dataset)[0].pipeline
     for number, part in enumerate(leaf_datasets(cfg.train_dataloader.dataset)):
         names = image_names(part)
-        by = folder.held_out_by or ('block' if type_name(part) in BLOCKS else 'folder' if len(
-            {name.rpartition('/')[0] for name in names}) > 1 else 'image')
+        folders = {name.rpartition('/')[0] for name in names}
+        # Of a recording, neighbors are alike.
+        suited = 'block' if type_name(part) == 'CamVidDataset' else 'folder' if len(folders) > 1 else 'image'
         try:
-            kept, held = hold_out(names, folder.held_out, folder.held_out_seed, by)
+            kept, held = hold_out(names, folder.held_out, folder.held_out_seed, folder.held_out_by or suited)
         except ValueError as error:
             raise SystemExit(f'{type_name(part)} at {part.get("data_root")}: {error}') from error
         held_part = copy.deepcopy(part)
@@ -156,9 +156,7 @@ def image_names(part: ConfigDict) -> list[str]:
     return [path.relative_to(prefix).as_posix().removesuffix(suffix) for path in paths]
 
 
-def hold_out(
-    names: Sequence[str], fraction: float, seed: int = 0, by: str = 'image',
-) -> tuple[list[str], list[str]]:
+def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'image') -> tuple[list[str], list[str]]:
     """Split names into those to train on and those held out, each in the given order, the same on every machine.
 
     VOC and Cityscapes publish the labels of train and val alone, and val is the split that is reported, so what
@@ -201,9 +199,7 @@ def hold_out(
     return [name for name in names if name not in held], [name for name in names if name in held]
 
 
-def probe(
-    folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None],
-) -> None:
+def probe(folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None]) -> None:
     """Train each method for a few iterations, with its conversion and its validation, and write ``probe.json``.
 
     ``progress`` is called with the method and its iterations so far, again and again. A failure is a ``SystemExit``.

@@ -102,15 +102,18 @@ LPFT_GRIDS = dict.fromkeys(('moco', 'clip'), (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7
 LPFT_GRIDS['swav'] = (0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
 
-def protocols(start: str = 'moco') -> dict[str, Protocol]:
-    """Return the protocol of every method that has configs here, by name; LP-FT's depends on the pre-trained model."""
+def protocols(start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD) -> dict[str, Protocol]:
+    """Return the protocol of every method that has configs here, by name.
+
+    ``start`` is the pre-trained model, on which LP-FT's grid depends, and ``fixed_head`` the first step's ``head_lr``.
+    """
     # Ours: the paper's linear probes are logistic regressions, without a rate.
     lp = Protocol((Step(('head_lr',), (10.0, 3.0, 1.0, 0.3, 0.1)),), {'backbone_lr': 0.0})
     ft = Protocol((Step(RATES, (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)),))
     lpft = Protocol((Step(RATES, LPFT_GRIDS[start]),), starts_from='lp')
     daft = Protocol((Step(('backbone_lr',), (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)),
                      Step(('head_lr',), (10.0, 3.0, 0.3, 0.1))),  # 1.0 is known from the first step
-                    {'head_lr': DAFT_FIXED_HEAD})
+                    {'head_lr': fixed_head})
     return {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
             'integrated-lpft': daft}
 
@@ -164,9 +167,7 @@ class Decision:
         return values
 
 
-def decide(
-    sweep: Sweep, seen: Mapping[str, Seen], max_failures: int = 2, accept_missing: bool = False,
-) -> Decision:
+def decide(sweep: Sweep, seen: Mapping[str, Seen], max_failures: int = 2, accept_missing: bool = False) -> Decision:
     """Return what to start and what is known: a pure function, so that a sweep can be interrupted anywhere.
 
     The second step begins when the first has a result for every run; the reported runs when the last step has. A rate
@@ -184,10 +185,10 @@ def decide(
     for method in sweep.order():
         sizes = [len(step.grid) * len(sweep.select_seeds) for step in sweep.methods[method].steps]
         decision.to_come += sum([*sizes, len(sweep.report_seeds)][deciding.reach(method):])
-    waits = [run for run in decision.runs if decision.look(run).state in ('to start', 'failed')]
-    decision.start = [run for run in waits if not deciding.gave_up(run)]
-    settled = all(decision.look(run).ended or (accept_missing and run in waits) for run in decision.runs)
-    decision.complete = settled and not (decision.start or decision.blocked or decision.to_come)
+    decision.start = [run for run in decision.runs
+                      if decision.look(run).state in ('to start', 'failed') and not deciding.gave_up(run)]
+    active = any(decision.look(run).active for run in decision.runs)
+    decision.complete = not (active or decision.start or decision.blocked or decision.to_come)
     return decision
 
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +38,25 @@ STYLE = {'font.size': 8, 'axes.titlesize': 10, 'axes.spines.top': False, 'axes.s
 def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     """Return the table of all runs by method and stage, and a line on their sum."""
     sweep, timed = folder.sweep, read_json(folder.path / 'probe.json') or {}
-    rows: list[tuple[str, str, dict[str, str], Sequence[int], int]] = []
+    table = _narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
+    total, hours = 0, 0.0
     for method in sweep.order():
-        protocol = sweep.methods[method]
+        protocol, stages = sweep.methods[method], []
         rates = {rate: f'{value:g}' for rate, value in protocol.fixed.items()}
         for number, step in enumerate(protocol.steps, start=1):
             swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
-            rows.append((method, f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            stages.append((f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
             rates |= dict.fromkeys(step.rates, 'best')
-        rows.append((method, REPORT, rates, sweep.report_seeds, 1))
-    table = _narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
-    total, hours = 0, 0.0
-    for method, stage, rates, seeds, points in rows:
-        runs, cost = points * len(seeds), []
-        if timed:
-            seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
-            cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
-        total, hours = total + runs, hours + sum(cost)
-        table.add_row(method, stage, str(runs), *map(_shown, cost), *(rates[rate] for rate in RATES),
-                      ', '.join(map(str, seeds)), end_section=stage == REPORT)
+        for stage, tried, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
+            runs, cost = points * len(seeds), []
+            if timed:
+                seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
+                cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
+            total, hours = total + runs, hours + sum(cost)
+            table.add_row(method, stage, str(runs), *map(_shown, cost), *(tried[rate] for rate in RATES),
+                          ', '.join(map(str, seeds)), end_section=stage == REPORT)
     return table, f'{total} runs of {sweep.iterations} iterations' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed
         else '; --probe 20 times a short training of each method and tells the GPU hours.')
@@ -91,12 +89,12 @@ def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str =
     return Group(*lines)
 
 
+@dataclass
 class ChangeLog:
     """The sweep as lines of a log, one per change: for a file or a batch job, where a screen cannot move."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.before: dict[str, str] = {}
+    console: Console
+    before: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, decision: Decision, remark: str) -> None:
         """Print what has changed."""
@@ -114,10 +112,8 @@ class ChangeLog:
 def _narrow_table(whole: Sequence[str], wrapped: Sequence[str]) -> Table:
     """Return a table for 80 columns: cells of ``whole`` columns stay on one line, those of the others may wrap."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for heading in whole:
-        table.add_column(heading, no_wrap=True, justify='right' if heading in ('runs', 'GPU h') else 'left')
-    for heading in wrapped:
-        table.add_column(heading)
+    for heading in [*whole, *wrapped]:
+        table.add_column(heading, no_wrap=heading in whole, justify='right' if heading in ('runs', 'GPU h') else 'left')
     return table
 
 
@@ -180,20 +176,19 @@ class MethodResult:
         absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(self.absent.items()))
         total = len(self.values) + len(self.absent)
         seeds = f'{len(self.values)} of {total} ({absent})' if absent else str(total)
-        return PAPER.get(self.method, self.method), number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
+        return PAPER[self.method], number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
 
 
 def method_results(decision: Decision) -> list[MethodResult]:
     """Return the reported results in the paper's order."""
-    groups: dict[str, dict[Run, Seen]] = {}
-    for run in decision.runs:
-        if run.stage == REPORT:
-            groups.setdefault(run.method, {})[run] = decision.look(run)
-    order = [*(method for method in PAPER if method in groups), *sorted(set(groups) - set(PAPER))]
-    return [MethodResult(
-        method, next(iter(groups[method])).rates,
-        {run.seed: seen.value for run, seen in groups[method].items() if seen.value is not None},
-        {run.seed: seen.state for run, seen in groups[method].items() if seen.value is None}) for method in order]
+    results = []
+    for method in PAPER:
+        if runs := [run for run in decision.runs if (run.method, run.stage) == (method, REPORT)]:
+            seen = {run.seed: decision.look(run) for run in runs}
+            results.append(MethodResult(
+                method, runs[0].rates, {seed: each.value for seed, each in seen.items() if each.value is not None},
+                {seed: each.state for seed, each in seen.items() if each.value is None}))
+    return results
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -337,7 +332,7 @@ def draw_curves(decision: Decision, metric: str, path: Path) -> None:
             axes = figure.add_subplot(
                 lines, columns, number, xscale='log', ylim=(min(values) - 1.8 * margin, max(values) + 1.8 * margin),
                 xlabel='both rates' if both else swept, ylabel=f'{metric} % on the held-out images',
-                title=f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}'
+                title=f'{PAPER[method]}, {stage.replace("step", "step ")}'
                       f'{"" if both else f", {fixed} {held:g}"}')
             _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
         path.parent.mkdir(parents=True, exist_ok=True)
