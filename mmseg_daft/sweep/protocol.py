@@ -183,8 +183,7 @@ def decide(sweep: Sweep, seen: Mapping[str, Seen], max_failures: int = 2, accept
     decision = Decision(seen)
     deciding = _Deciding(sweep, max_failures, accept_missing, decision)
     for method in sweep.order():
-        sizes = [len(step.grid) * len(sweep.select_seeds) for step in sweep.methods[method].steps]
-        decision.to_come += sum([*sizes, len(sweep.report_seeds)][deciding.reach(method):])
+        deciding.add_runs(method)
     decision.start = [run for run in decision.runs
                       if decision.look(run).state in ('to start', 'failed') and not deciding.gave_up(run)]
     active = any(decision.look(run).active for run in decision.runs)
@@ -216,55 +215,48 @@ class _Deciding:
         seen = self.decision.look(run)
         return not seen.ended and seen.failures > self.max_failures
 
-    def reach(self, method: str) -> int:
-        """Add the runs of a method's stages, and return how many stages have theirs."""
+    def add_runs(self, method: str) -> None:
+        """Add the runs of a method's stages until there is one whose rates are not known yet."""
         protocol, decision = self.sweep.methods[method], self.decision
+        stages = [(f'step{number}', step, self.sweep.select_seeds) for number, step in enumerate(protocol.steps, 1)]
+        stages.append((REPORT, Step((), (0,)), self.sweep.report_seeds))  # one point: the rates that won
+        decision.to_come += sum(len(step.grid) * len(seeds) for _, step, seeds in stages)
         rates, known = dict(protocol.fixed), []
-        for number, step in enumerate(protocol.steps):
-            stage = f'step{number + 1}'
-            starts = self.starts(method, self.sweep.select_seeds, selecting=True)
+        for stage, step, seeds in stages:
+            starts = self.starts(method, stage, seeds)
             if starts is None:
-                return number
-            tried = {run.rates for run in known}
+                return
+            decision.to_come -= len(step.grid) * len(seeds)
+            tried = set() if stage == REPORT else {run.rates for run in known}
             points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
             runs = [run for point in points for seed, start in starts.items()
                     if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
             decision.runs += runs
             known += runs
-            if self.blocks(method, stage, runs) or any(not (decision.look(r).ended or self.gave_up(r)) for r in runs):
-                return number + 1
+            gave_up = [run for run in runs if self.gave_up(run)]
+            if gave_up and not self.accept_missing:
+                names = ', '.join(run.name for run in gave_up)
+                decision.blocked[method] = f'{stage}: failed more than {self.max_failures} times: {names}'
+                return
+            if stage == REPORT or any(not decision.look(run).ended and run not in gave_up for run in runs):
+                return
             # The mean over the seeds, of the rates whose runs all have a value.
             scores = {pair: fmean(values) for pair, values in decision.values(known).items() if None not in values}
             if not scores:
                 decision.blocked[method] = f'{stage}: every rate diverged or failed; give smaller ones by --grid'
-                return number + 1
+                return
             best = max(scores, key=scores.get)
             decision.winners[method, stage] = next(run for run in known if run.rates == best)
             rates = dict(zip(RATES, best, strict=True))
-        starts = self.starts(method, self.sweep.report_seeds, selecting=False)
-        if starts is None:
-            return len(protocol.steps)
-        reported = [Run(method, REPORT, seed=seed, start=start, **rates) for seed, start in starts.items()]
-        decision.runs += reported
-        self.blocks(method, REPORT, reported)
-        return len(protocol.steps) + 1
 
-    def blocks(self, method: str, stage: str, runs: list[Run]) -> bool:
-        """Return whether runs of a stage failed too often for the method to go on."""
-        names = [run.name for run in runs if self.gave_up(run)]
-        if not names or self.accept_missing:
-            return False
-        self.decision.blocked[method] = f'{stage}: failed more than {self.max_failures} times: {", ".join(names)}'
-        return True
-
-    def starts(self, method: str, seeds: tuple[int, ...], selecting: bool) -> dict[int, Run | None] | None:
+    def starts(self, method: str, stage: str, seeds: tuple[int, ...]) -> dict[int, Run | None] | None:
         """Return by seed the run that a run starts from, ``None`` while one of them has no model."""
         base, decision = self.sweep.methods[method].starts_from, self.decision
         if base is None:
             return dict.fromkeys(seeds)
         winner = decision.winners.get((base, f'step{len(self.sweep.methods[base].steps)}'))
         runs = {run.seed: run for run in decision.runs if winner and run.method == base and run.rates == winner.rates
-                and (run.stage == REPORT) != selecting}
+                and (run.stage == REPORT) == (stage == REPORT)}
         for seed in seeds:
             state = decision.look(runs[seed]) if seed in runs else Seen()
             if state.value is None:
