@@ -92,9 +92,6 @@ def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
     raise FileNotFoundError(f'{work_dir} holds no {metric}: has test.py run to its end?')
 
 
-test_metrics.__test__ = False  # pytest takes functions by their name
-
-
 def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
     """Return the final checkpoint, once MMEngine has noted it as the last one."""
     path, note = work_dir / f'iter_{iterations}.pth', work_dir / 'last_checkpoint'

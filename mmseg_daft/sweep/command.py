@@ -31,6 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mmseg_daft
 from mmseg_daft.files import write_atomically
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
@@ -98,8 +99,6 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
-    import mmseg_daft
-
     mmseg_daft.register()
     from rich.progress import Progress
 
@@ -154,7 +153,6 @@ def train(args: argparse.Namespace, console: Console) -> int:
     console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures, or without it '
                   'by --accept-missing.')
     return 1
-
 
 
 def _run_sweep(

@@ -55,8 +55,7 @@ class TrainJob:
             RunFailedError: The training, or the evaluation after it, failed.
         """
         run = RunFolder(self.folder)
-        lock = run.lock()
-        if lock is None:
+        if (lock := run.lock()) is None:
             if self.ticket:
                 run.excuse(self.ticket)
             return 'busy'
@@ -78,7 +77,7 @@ class TrainJob:
         It then goes on from the checkpoint before.
         """
         if self.process is not None and self.process.returncode is None:
-            _end_tree(self.process.pid, self._trains, PATIENCE)
+            _end_tree(self.process.pid, self._trains)
         if self.attempt is not None:
             RunFolder.end_attempt(self.attempt, 'stopped')
 
@@ -206,10 +205,10 @@ def _ask_tree(pid: int) -> None:
                 os.kill(one, SIGNAL)
 
 
-def _end_tree(pid: int, alive: Callable[[], bool], seconds: float) -> None:
+def _end_tree(pid: int, alive: Callable[[], bool]) -> None:
     """Ask a tree again and again to end; kill what is left of it after some time."""
-    begin, next_time = time.monotonic(), 0.0
-    while alive() and time.monotonic() < begin + seconds:
+    deadline, next_time = time.monotonic() + PATIENCE, 0.0
+    while alive() and time.monotonic() < deadline:
         if time.monotonic() >= next_time:
             _ask_tree(pid)
             next_time = time.monotonic() + AGAIN
@@ -218,7 +217,7 @@ def _end_tree(pid: int, alive: Callable[[], bool], seconds: float) -> None:
         for one in reversed(_tree(pid)):
             with suppress(OSError):
                 os.kill(one, signal.SIGKILL)
-    while alive() and time.monotonic() < begin + seconds + LAST:
+    while alive() and time.monotonic() < deadline + LAST:
         time.sleep(0.1)
 
 
@@ -233,7 +232,7 @@ class Executor:
     hours: float = 24  # Slurm's limit of one job; a longer run is requeued
     slurm: dict[str, Any] = field(default_factory=dict)  # more parameters of SlurmExecutor, such as partition
     jobs: dict[str, Any] = field(default_factory=dict, init=False)
-    runs: list[tuple[RunFolder, str]] = field(default_factory=list, init=False)
+    tickets: dict[Path, str] = field(default_factory=dict, init=False)  # the last one of each run that trains here
     gpus: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -266,7 +265,7 @@ class Executor:
         for run, job, one in zip(runs, jobs, started, strict=True):
             run.submitted(one.job_id, self.kind, job.ticket)
             if self.kind != 'slurm':
-                self.runs.append((run, job.ticket))
+                self.tickets[run.path] = job.ticket
             if self.kind == 'debug':
                 one.exception()  # runs it; a failure is in the run's folder
 
@@ -277,11 +276,12 @@ class Executor:
             job.cancel()
         for job in under_way:
             job.wait()
-        for run, ticket in self.runs:
+        for path, ticket in self.tickets.items():
+            run = RunFolder(path)
             run.excuse(ticket)  # it may have been too early for an attempt
             training = (run.attempts() or [{}])[-1].get('training')
             if training is not None:
-                _end_tree(training, run.is_locked, PATIENCE)
+                _end_tree(training, run.is_locked)
 
     def _start_array(self, jobs: list[TrainJob]) -> list[Any]:
         cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))

@@ -15,7 +15,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmseg.registry import DATASETS
 
-from mmseg_daft.engine.configs import hooks_of, read_config, type_name
+from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import final_checkpoint, iterations_done
@@ -65,18 +65,17 @@ def freeze(folder: SweepFolder) -> None:
 
 def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     """Raise ``SystemExit`` where a config cannot be swept, before anything runs."""
-    path, metric, protocol = folder.configs[method], folder.sweep.metric, folder.sweep.methods[method]
+    path, sweep, protocol = folder.configs[method], folder.sweep, folder.sweep.methods[method]
     if type_name({'type': cfg.optim_wrapper.get('constructor')}) != 'DAFTOptimWrapperConstructor':
         raise SystemExit(f"{path}: a sweep sets backbone_lr and head_lr, which are DAFTOptimWrapperConstructor's: add "
                          "optim_wrapper = dict(constructor='DAFTOptimWrapperConstructor').")
     for part in ('val_evaluator', 'test_evaluator'):
         measured = metrics_of(cfg[part])
-        if measured is not None and metric not in measured:
-            raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {metric} selects: add it '
-                             'to iou_metrics or name another one by --metric.')
-    if cfg.train_cfg.max_iters != folder.sweep.iterations:
-        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for '
-                         f'{folder.sweep.iterations}.')
+        if measured is not None and sweep.metric not in measured:
+            raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {sweep.metric} selects: '
+                             'add it to iou_metrics or name another one by --metric.')
+    if cfg.train_cfg.max_iters != sweep.iterations:
+        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for {sweep.iterations}.')
     lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
     floor = max((s.get('eta_min', 0) or 0 for s in cfg.get('param_scheduler', [])), default=0)
     if floor > lowest:
@@ -109,9 +108,8 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
 
 def share_statistics(folder: SweepFolder, name: str, cfg: Config) -> None:
     """Let the conversions of all runs with a config, seed by seed, share one pass over the data."""
-    for hook in hooks_of(cfg):
-        if type_name(hook) == 'BNConversionHook':
-            hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
+    if hook := hook_of(cfg, 'BNConversionHook'):
+        hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
 
 
 def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:

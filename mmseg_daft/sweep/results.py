@@ -72,12 +72,12 @@ def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str =
         table.add_row(method, stage, str(len(runs)), _best(decision, runs),
                       ', '.join(f'{count[state]} {state}' for state in STATES if count[state]))
     lines: list[RenderableType] = [Text(str(folder.path), style='bold'), table]
-    running = [run for run in decision.runs if decision.look(run).state == 'running']
-    progress = {run.name: iterations_done(folder.run_folder(run).work_dir) for run in running}
-    for run in running[:MOST_RUNNING]:
-        lines.append(Text(f'  {progress[run.name]:>6} of {folder.sweep.iterations}  {run.name}'))
-    if len(running) > MOST_RUNNING:
-        lines.append(Text(f'  and {len(running) - MOST_RUNNING} more'))
+    progress = {run.name: iterations_done(folder.run_folder(run).work_dir) for run in decision.runs
+                if decision.look(run).state == 'running'}
+    for name, done in [*progress.items()][:MOST_RUNNING]:
+        lines.append(Text(f'  {done:>6} of {folder.sweep.iterations}  {name}'))
+    if len(progress) > MOST_RUNNING:
+        lines.append(Text(f'  and {len(progress) - MOST_RUNNING} more'))
     lines += [Text(f'{method} cannot go on: {reason}', style='red') for method, reason in decision.blocked.items()]
     failed = [run for run in decision.runs if decision.look(run).state == 'failed']
     for place in map(folder.run_folder, failed[:3]):  # the training's log, or that of a job which did not come so far
@@ -344,8 +344,7 @@ def _draw_panel(
 ) -> None:
     points = [(getattr(run, swept), decision.look(run)) for run in runs]
     values = [(rate, seen.value) for rate, seen in points if seen.value is not None]
-    rates = sorted({rate for rate, _ in values})
-    means = {rate: statistics.fmean(value for other, value in values if other == rate) for rate in rates}
+    means = {rate: statistics.fmean(v for other, v in values if other == rate) for rate in sorted(dict(values))}
     axes.plot([*means], [*means.values()], '-', color=LINE, linewidth=1.5)
     axes.plot([rate for rate, _ in values], [value for _, value in values], 'o', color=LINE, markersize=4)
     for rate in {rate for rate, seen in points if seen.diverged}:
