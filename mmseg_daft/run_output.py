@@ -10,10 +10,12 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.files import read_json, tail
+from mmseg_daft.files import tail
 
 
 class RunFailedError(RuntimeError):
@@ -26,20 +28,11 @@ def failure(status: int, log: Path) -> RunFailedError:
 
 
 def run_logged(
-    command: Sequence[str],
-    log: Path,
-    cwd: Path,
-    env: Mapping[str, str],
-    poll: Callable[[], None] = lambda: None,
+    command: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str], poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run a command to its end; stdout and stderr go to a file, so that the console stays readable.
+    """Run a command to its end; what it prints overwrites a log, so that the console stays readable.
 
-    Args:
-        command: Program and arguments; no shell is involved.
-        log: Overwritten.
-        cwd: The working directory.
-        env: The whole environment.
-        poll: Called a few times a second meanwhile, for instance to move a progress bar.
+    ``env`` is the whole environment; ``poll`` is called a few times a second, for instance to move a progress bar.
 
     Raises:
         RunFailedError: The exit status was not 0.
@@ -64,12 +57,8 @@ def records(work_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of MMEngine's local visualizer, of all starts of a run, oldest first."""
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # a line that is being written, or that a kill cut short
-            if isinstance(record, dict):
-                yield record
+            with suppress(ValueError):  # of a line that is being written, or that a kill cut short
+                yield json.loads(line)
 
 
 def iterations_done(work_dir: Path) -> int:
@@ -96,16 +85,11 @@ def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
         FileNotFoundError: It wrote none, or not this one.
     """
     for file in sorted(work_dir.glob('*/*.json'), reverse=True):
-        try:
+        with suppress(ValueError):
             content = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError:
-            continue
-        if metric in content:
-            return content
+            if metric in content:
+                return content
     raise FileNotFoundError(f'{work_dir} holds no {metric}: has test.py run to its end?')
-
-
-test_metrics.__test__ = False  # pytest takes functions by their name
 
 
 def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
@@ -119,19 +103,11 @@ def last_saved_iteration(work_dir: Path) -> int:
     return max((int(path.stem[5:]) for path in work_dir.glob('iter_*.pth') if path.stem[5:].isdigit()), default=0)
 
 
-def diverged_at(work_dir: Path) -> int | None:
-    """Return the iteration in which ``DivergenceHook`` ended the run, or ``None``."""
-    mark = read_json(work_dir / 'diverged.json')
-    return int(mark['iteration']) if mark else None
-
-
 def conversion_summary(log: Path) -> list[str]:
     """Return what ``BNConversionHook`` logged about its conversion, without the logger's prefix."""
-    lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
-    for i, line in enumerate(lines):
+    lines = iter(log.read_text(encoding='utf-8', errors='replace').splitlines())
+    for line in lines:
         _, found, rest = line.partition(' - BN conversion')
         if found:
-            indented = lines[i + 1:i + 20]
-            end = next((k for k, follower in enumerate(indented) if not follower.startswith('  ')), len(indented))
-            return [f'BN conversion{rest}', *indented[:end]]
+            return [f'BN conversion{rest}', *takewhile(lambda follower: follower.startswith('  '), lines)]
     return []

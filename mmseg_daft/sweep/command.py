@@ -26,18 +26,19 @@ import dataclasses
 import math
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_daft.sweep.executor import Executor, run_sweep, slurm_queue
+import mmseg_daft
+from mmseg_daft.files import write_atomically
 from mmseg_daft.sweep.folder import CODE, SweepFolder
-from mmseg_daft.sweep.job import revision
-from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Step, Sweep, protocols
+from mmseg_daft.sweep.job import Executor, revision, slurm_queue
+from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Step, Sweep, protocols
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from mmseg_daft.sweep.decision import Decision
+    from rich.console import Console, RenderableType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,23 +90,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the subcommand says; return 1 where something is missing."""
-    return {'plan': plan, 'run': train, 'status': status, 'collect': collect}[args.subcommand](args)
+    from mmseg_daft.console import make_console
+
+    return {'plan': plan, 'run': train, 'status': status, 'collect': collect}[args.subcommand](args, make_console())
 
 
-def plan(args: argparse.Namespace) -> int:
+def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
-    import mmseg_daft
-
     mmseg_daft.register()
     from rich.progress import Progress
 
-    from mmseg_daft.console import make_console
     from mmseg_daft.sweep.plan import freeze, probe, read
-    from mmseg_daft.sweep.screen import plan_table
+    from mmseg_daft.sweep.results import plan_table
 
-    configs, console = dict(word.split('=', 1) for word in args.methods), make_console()
+    configs = dict(word.split('=', 1) for word in args.methods)
     iterations = read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters
     folder = SweepFolder(args.folder, read_sweep(args, iterations), configs, args.held_out, args.held_out_by,
                          args.held_out_seed, args.cfg_options, args.gpus_per_run, revision(CODE), str(Path.cwd()))
@@ -118,30 +118,25 @@ def plan(args: argparse.Namespace) -> int:
         with Progress(console=console) as progress:
             bars = {method: progress.add_task(f'probe of {method}', total=args.probe) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
-    table, line = plan_table(folder)
-    console.print(table)
-    console.print(line)
+    console.print(*plan_table(folder), sep='\n')
     console.print(f'Next: mmseg-daft sweep run {args.folder}', markup=False, soft_wrap=True)
     return 0
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, console: Console) -> int:
     """Train what is due, until all is done; return 1 where something cannot go on."""
     from rich.live import Live
 
-    from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.screen import ChangeLog, screen
+    from mmseg_daft.sweep.results import ChangeLog, screen
 
-    folder, console = SweepFolder.load(args.folder), make_console()
+    folder = SweepFolder.load(args.folder)
     executor = executor_of(args, folder.gpus_per_run)
-    interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
     with Live(console=console, auto_refresh=False) as live:
         def show(decision: Decision, remark: str = '') -> None:
             live.update(screen(folder, decision, executor.parallel, remark), refresh=True)
 
         try:
-            decision = run_sweep(folder, executor, args.max_failures, args.accept_missing, interval,
-                                 show if console.is_terminal else ChangeLog(console))
+            decision = _run_sweep(args, folder, executor, show if console.is_terminal else ChangeLog(console))
             show(decision)
         except KeyboardInterrupt:
             live.stop()
@@ -160,14 +155,41 @@ def train(args: argparse.Namespace) -> int:
     return 1
 
 
-def status(args: argparse.Namespace) -> int:
+def _run_sweep(
+    args: argparse.Namespace, folder: SweepFolder, executor: Executor, show: Callable[[Decision, str], None],
+) -> Decision:
+    """Start runs until the sweep is complete, or cannot go on; return the last decision."""
+    interval = args.interval if args.interval is not None else 15 if args.executor == 'slurm' else 2
+    refusals = 0
+    with folder.locked():
+        write_atomically(folder.path / 'patience.json', [args.max_failures, args.accept_missing])
+        while True:
+            queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
+            decision = folder.look(queue)
+            active = [run for run in decision.runs if decision.look(run).active]
+            show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
+            if decision.complete or not (decision.start or active):
+                return decision
+            free = len(decision.start) if executor.kind == 'slurm' else max(0, executor.parallel - len(active))
+            due = [folder.describe(run) for run in decision.start[:free]] if queue is not None else []
+            if due:
+                try:
+                    executor.submit(due)
+                    refusals = 0
+                except executor.submitit.core.utils.FailedJobError as error:
+                    refusals += 1
+                    if refusals == 3:
+                        raise SystemExit(f'Slurm refuses the jobs: {error}') from error
+            time.sleep(interval)
+
+
+def status(args: argparse.Namespace, console: Console) -> int:
     """Show where the sweep stands."""
     from rich.live import Live
 
-    from mmseg_daft.console import make_console
-    from mmseg_daft.sweep.screen import screen
+    from mmseg_daft.sweep.results import screen
 
-    folder, console = SweepFolder.load(args.folder), make_console()
+    folder = SweepFolder.load(args.folder)
 
     def picture() -> RenderableType:
         queue = slurm_queue()
@@ -179,36 +201,28 @@ def status(args: argparse.Namespace) -> int:
     if not args.watch:
         console.print(picture())
         return 0
-    with Live(picture(), console=console, auto_refresh=False) as live:
-        try:
-            while True:
-                time.sleep(5)
-                live.update(picture(), refresh=True)
-        except KeyboardInterrupt:
-            return 0
+    with Live(picture(), console=console, auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(5)
+            live.update(picture(), refresh=True)
+    return 0
 
 
-def collect(args: argparse.Namespace) -> int:
+def collect(args: argparse.Namespace, console: Console) -> int:
     """Write table, curves and commands; return 1 where something is missing."""
-    from mmseg_daft.console import make_console
     from mmseg_daft.sweep.results import write_results
 
-    return 1 if write_results(SweepFolder.load(args.folder), make_console()) else 0
+    return 1 if write_results(SweepFolder.load(args.folder), console) else 0
 
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
-    """Return what the command line of ``plan`` describes.
-
-    Raises:
-        SystemExit: A method, a grid or a rate cannot be swept.
-    """
-    def check_rate(rate: float, where: str) -> float:
+    """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept."""
+    def check_rate(rate: float, where: str) -> None:
         if not (math.isfinite(rate) and rate > 0):
             raise SystemExit(f'{where} is no learning rate: name one above 0.')
-        return rate
 
-    known, chosen, configs, grids = protocols(args.start), {}, {}, set()
-    fixed = {'head_lr': check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')}
+    check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')
+    known, chosen, configs = protocols(args.start, args.fixed_head_lr), {}, {}
     for word in args.methods:
         name, _, config = word.partition('=')
         if name not in known:
@@ -217,18 +231,16 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
             raise SystemExit(f'--method {word}: write NAME=CONFIG.')
         if name in configs:
             raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
-        configs[name], protocol = config, known[name]
-        chosen[name] = dataclasses.replace(protocol, fixed=fixed) if 'head_lr' in protocol.fixed else protocol
+        configs[name], chosen[name] = config, known[name]
     for word in args.grid:
         place, _, values = word.partition('=')
         name, _, number = place.partition('.')
         steps = list(chosen[name].steps) if name in chosen else []
-        if not number.isdecimal() or not 1 <= int(number) <= len(steps):
+        if number not in map(str, range(1, len(steps) + 1)):
             raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
         index = int(number) - 1
-        if (name, index) in grids:
+        if sum(other.startswith(f'{place}=') for other in args.grid) > 1:
             raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
-        grids.add((name, index))
         try:
             rates = tuple(float(value) for value in values.split(','))
         except ValueError:
@@ -248,9 +260,8 @@ def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
     options = {}
     for word in args.slurm:
         key, _, value = word.partition('=')
-        try:
+        options[key] = value
+        with suppress(ValueError, SyntaxError):
             options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
     parallel = args.parallel or (16 if args.executor == 'slurm' else 1)
     return Executor(args.executor, args.folder.resolve() / 'jobs', parallel, gpus_per_run, args.hours, options)

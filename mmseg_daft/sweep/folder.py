@@ -21,8 +21,7 @@ from typing import Any
 
 from mmseg_daft.files import read_json, write_atomically
 from mmseg_daft.run_output import final_checkpoint
-from mmseg_daft.sweep.decision import Decision, Seen, decide_by_looking
-from mmseg_daft.sweep.protocol import RATES, REPORT, Run, Sweep
+from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking
 
 CODE = Path(__file__).resolve().parents[1]
 # What may differ where the same sweep is planned again, and where the same run is reached in another way: another
@@ -52,11 +51,7 @@ class RunFolder:
         self.log = path / 'log.txt'
 
     def describe(self, content: dict[str, Any]) -> None:
-        """Write ``run.json``, also again where the same run is now reached in another way (``WAYS``).
-
-        Raises:
-            SystemExit: The folder is that of another run.
-        """
+        """Write ``run.json``; raise ``SystemExit`` where the folder is that of another run."""
         _write_unless_other(self.path / 'run.json', content, WAYS)
 
     def description(self) -> dict[str, Any] | None:
@@ -65,16 +60,12 @@ class RunFolder:
 
     def submitted(self, job: str, executor: str, ticket: str) -> None:
         """Note a job that is to train this run, and the ticket that it carries."""
-        write_atomically(self.path / 'submissions' / f'{len(self.submissions()) + 1:04d}.json',
+        write_atomically(self.path / 'submissions' / f'{len(self._notes("submissions")) + 1:04d}.json',
                          dict(job=job, executor=executor, ticket=ticket, time=time.time()))
-
-    def submissions(self) -> list[dict[str, Any]]:
-        """Return the jobs that were submitted, in order."""
-        return self._notes('submissions')
 
     def job(self) -> str | None:
         """Return the job that was submitted last."""
-        submissions = self.submissions()
+        submissions = self._notes('submissions')
         return submissions[-1]['job'] if submissions else None
 
     def excuse(self, ticket: str) -> None:
@@ -113,10 +104,8 @@ class RunFolder:
     def lock(self, seconds: float = 2) -> int | None:
         """Take the lock and return its file descriptor, or ``None`` where another process holds it.
 
-        Whoever trains inherits the descriptor, and the lock is free when the last of them has ended, however.
-
-        Args:
-            seconds: How long to try: longer than ``is_locked`` of another process takes.
+        It tries for longer than ``is_locked`` of another process takes. Whoever trains inherits the descriptor, and
+        the lock is free when the last of them has ended, however.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + seconds
@@ -135,9 +124,8 @@ class RunFolder:
 
     def seen(self, in_queue: bool = False) -> Seen:
         """Return what ``decide`` wants to know."""
-        result = self.result()
-        if result is not None:
-            return Seen(value=result['value'], diverged=result['diverged'])
+        if (result := self.result()) is not None:
+            return Seen(result['value'], result['diverged'])
         running = self.is_locked()
         active = in_queue or running
         return Seen(failures=self.failures(active), active=active, running=running)
@@ -146,12 +134,9 @@ class RunFolder:
         """Return how many starts failed, and how many jobs did not come as far as a start.
 
         Jobs leave the queue without a word where the package cannot be loaded or a mount is missing. If they did not
-        count, such a run would be submitted for ever.
-
-        Args:
-            active: The last job is in the queue, or the run is being trained.
+        count, such a run would be submitted for ever. Not so the last one of an active run.
         """
-        attempts, submissions = self.attempts(), self.submissions()
+        attempts, submissions = self.attempts(), self._notes('submissions')
         came = {attempt.get('ticket') for attempt in attempts} | {path.name for path in self.path.glob('busy/*')}
         settled = submissions[:-1] if active else submissions
         return count_failures(attempts, active) + sum(submission['ticket'] not in came for submission in settled)
@@ -162,14 +147,13 @@ class RunFolder:
 
 def _write_unless_other(file: Path, content: dict[str, Any], may_differ: set[str]) -> None:
     before, content = read_json(file), json.loads(json.dumps(content))
-    if before == content:
-        return
-    if before:
-        differs = sorted(key for key in {*before, *content} - may_differ if before.get(key) != content.get(key))
-        if differs:
-            raise SystemExit(f'{file.parent} holds another {file.stem}: it differs in {", ".join(differs)}. '
-                             'Plan into another folder, or remove this one.')
-    write_atomically(file, content)
+    known = before or content
+    differs = sorted(key for key in {*known, *content} - may_differ if known.get(key) != content.get(key))
+    if differs:
+        raise SystemExit(f'{file.parent} holds another {file.stem}: it differs in {", ".join(differs)}. '
+                         'Plan into another folder, or remove this one.')
+    if before != content:
+        write_atomically(file, content)
 
 
 def _flock(path: Path, kind: int) -> int | None:
@@ -202,34 +186,18 @@ def count_failures(attempts: list[dict[str, Any]], active: bool) -> int:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """A sweep's folder: what ``plan`` fixed (``sweep.json``), and the folders of its runs.
+    """A sweep's folder: what ``plan`` fixed (``sweep.json``), and the folders of its runs."""
 
-    Attributes:
-        path: The folder, as it was named.
-        sweep: What is swept.
-        configs: The config of each method, as named.
-        held_out: The part of the training images that selects.
-        held_out_by: As in ``hold_out``; ``''`` for what suits the data set.
-        held_out_seed: Of the held-out part.
-        options: For all runs, as ``--cfg-options``.
-        gpus_per_run: Processes of each run, on one machine; 0 trains on the CPU.
-        revision: Of the code, when planned.
-        directory: Where ``plan`` was started: relative paths in the configs start there.
-
-    Raises:
-        SystemExit: The path cannot be an option of MMEngine's.
-    """
-
-    path: Path
+    path: Path  # as it was named
     sweep: Sweep
-    configs: dict[str, str]
-    held_out: float
-    held_out_by: str
+    configs: dict[str, str]  # of each method, as named
+    held_out: float  # the part of the training images that selects
+    held_out_by: str  # as in hold_out; '' for what suits the data set
     held_out_seed: int
-    options: list[str] = field(default_factory=list)
-    gpus_per_run: int = 1
-    revision: str = ''
-    directory: str = '.'
+    options: list[str] = field(default_factory=list)  # for all runs, as --cfg-options
+    gpus_per_run: int = 1  # processes of each run, on one machine; 0 trains on the CPU
+    revision: str = ''  # of the code, when planned
+    directory: str = '.'  # where plan was started: relative paths in the configs start there
 
     def __post_init__(self) -> None:
         if re.search(r'[\s,"\'\[\]()]', str(self.path.resolve())):
@@ -238,25 +206,17 @@ class SweepFolder:
 
     @classmethod
     def load(cls, path: Path) -> SweepFolder:
-        """Read ``sweep.json``.
-
-        Raises:
-            SystemExit: There is none.
-        """
+        """Read ``sweep.json``; raise ``SystemExit`` where there is none."""
         content = read_json(path / 'sweep.json')
         if content is None:
             raise SystemExit(f'{path} holds no sweep: start with mmseg-daft sweep plan {path} --method …')
         return cls(path, Sweep.from_json(content.pop('sweep')), **content)
 
     def save(self) -> None:
-        """Write ``sweep.json``; where the same sweep is there, only if its directory has moved.
-
-        Raises:
-            SystemExit: The folder holds another sweep.
-        """
+        """Write ``sweep.json``; raise ``SystemExit`` where the folder holds another sweep."""
         file, content = self.path / 'sweep.json', asdict(self)
         del content['path']
-        before = read_json(file)
+        before = read_json(file)  # where the same sweep is there, it changes only if its directory has moved
         if before and Path(before.get('directory', '.')).is_dir():
             content |= {key: before[key] for key in PLANNED_AT if key in before}
         _write_unless_other(file, content, PLANNED_AT)
@@ -278,20 +238,14 @@ class SweepFolder:
         return [*self._command('train', run, '--resume', '--work-dir', str(work_dir)), '--cfg-options', *options]
 
     def _command(self, name: str, run: Run, *words: str) -> list[str]:
-        several, launcher = [], []
+        command = ['-m', 'mmseg_daft', name, str(self.frozen_config(run.method, run.stage)), *words]
         if self.gpus_per_run > 1:
-            several = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
-            launcher = ['--launcher', 'pytorch']
-        config = str(self.frozen_config(run.method, run.stage))
-        return [sys.executable, *several, '-m', 'mmseg_daft', name, config, *words, *launcher]
+            torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
+            command = [*torchrun, *command, '--launcher', 'pytorch']
+        return [sys.executable, *command]
 
     def describe(self, run: Run) -> RunFolder:
-        """Write what a run is into its folder, and return that.
-
-        Raises:
-            SystemExit: The directory of the plan or the model that the run starts from is gone, or the folder holds
-                another run.
-        """
+        """Write what a run is into its folder, and return that; raise ``SystemExit`` where it cannot be started."""
         folder, start = self.run_folder(run), None
         if not Path(self.directory).is_dir():
             raise SystemExit(f'The sweep was planned in {self.directory}, which is gone: give the plan command again, '
@@ -309,31 +263,19 @@ class SweepFolder:
             'test_command': self._command('test', run, '--work-dir', str(folder.path / 'test'))})
         return folder
 
-    def look(
-        self, in_queue: set[str] | None, max_failures: int | None = None, accept_missing: bool = False,
-    ) -> Decision:
-        """Return what to do next, and what is known of each run.
-
-        Args:
-            in_queue: The jobs that run or wait; ``None`` where that is not known: all jobs count as under way.
-            max_failures: As in ``decide``, like ``accept_missing``; by default both are those of the last ``run``.
-        """
+    def look(self, in_queue: set[str] | None) -> Decision:
+        """Return what to do next, by the jobs that run or wait; ``None``: not known, all count as under way."""
         def seen(run: Run) -> Seen:
             folder = self.run_folder(run)
             job = folder.job()
             return folder.seen(job is not None and (in_queue is None or job in in_queue))
 
-        if max_failures is None:
-            max_failures, accept_missing = read_json(self.path / 'patience.json') or (2, False)
-        return decide_by_looking(self.sweep, seen, max_failures, accept_missing)
+        patience = read_json(self.path / 'patience.json') or ()  # max_failures and accept_missing of the last run
+        return decide_by_looking(self.sweep, seen, *patience)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from running the same sweep.
-
-        Raises:
-            SystemExit: One does.
-        """
+        """Keep a second process from running the same sweep: it raises ``SystemExit``."""
         descriptor = _flock(self.path / 'lock', fcntl.LOCK_EX)
         if descriptor is None:
             raise SystemExit(f'{self.path} is being run by another process; mmseg-daft sweep status {self.path} shows '

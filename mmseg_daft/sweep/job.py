@@ -1,24 +1,28 @@
-"""The job that trains one run to its end: what a cluster, or this machine, executes.
+"""The job that trains one run to its end, and the executor that submits jobs: to a Slurm cluster, or here.
 
 The standard library alone, but for submitit where it runs: jobs carry this module with them and start without torch.
 """
 
 from __future__ import annotations
 
+import getpass
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mmseg_daft
 from mmseg_daft import run_output as output
-from mmseg_daft.files import mend_last_checkpoint
+from mmseg_daft.files import mend_last_checkpoint, read_json
 from mmseg_daft.sweep.folder import RunFolder
 
 STOPPED = 75  # the exit status of a training that saved a checkpoint because of SIGNAL (CheckpointOnSignalHook)
@@ -28,6 +32,7 @@ AGAIN = 5  # seconds between two signals: one that comes while a process starts 
 LAST = 60  # seconds that killed processes get to be gone
 PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite',
             'numpy', 'mmseg-daft')
+JOB_NAME = 'sweep-'
 
 
 @dataclass
@@ -35,16 +40,11 @@ class TrainJob:
     """Train the run of a folder, unless that is done; started again, it goes on from the last checkpoint.
 
     submitit calls it, and ``checkpoint`` when Slurm announces the end of the job, which then goes back into the queue.
-
-    Attributes:
-        folder: The run's folder, with its ``run.json``.
-        ticket: Which submission this is, as in ``RunFolder.submitted``.
-        gpus: For ``CUDA_VISIBLE_DEVICES``; ``None`` leaves that as the job finds it.
     """
 
-    folder: Path
-    ticket: str = ''
-    gpus: str | None = None
+    folder: Path  # of the run, with its run.json
+    ticket: str = ''  # which submission this is, as in RunFolder.submitted
+    gpus: str | None = None  # for CUDA_VISIBLE_DEVICES; None leaves that as the job finds it
     process: subprocess.Popen | None = field(default=None, init=False)
     attempt: Path | None = field(default=None, init=False)
 
@@ -54,9 +54,8 @@ class TrainJob:
         Raises:
             RunFailedError: The training, or the evaluation after it, failed.
         """
-        run = RunFolder(Path(self.folder))
-        lock = run.lock()
-        if lock is None:
+        run = RunFolder(self.folder)
+        if (lock := run.lock()) is None:
             if self.ticket:
                 run.excuse(self.ticket)
             return 'busy'
@@ -78,15 +77,14 @@ class TrainJob:
         It then goes on from the checkpoint before.
         """
         if self.process is not None and self.process.returncode is None:
-            end_tree(self.process.pid, self._trains, PATIENCE)
+            _end_tree(self.process.pid, self._trains)
         if self.attempt is not None:
             RunFolder.end_attempt(self.attempt, 'stopped')
 
     def _trains(self) -> bool:
-        try:
+        with suppress(ChildProcessError):
             return os.waitpid(self.process.pid, os.WNOHANG)[0] == 0  # Popen.wait may be what was interrupted
-        except ChildProcessError:
-            return False
+        return False
 
     def _train(self, run: RunFolder, lock: int) -> str:
         described = run.description()
@@ -112,8 +110,8 @@ class TrainJob:
         except Exception as error:
             run.end_attempt(self.attempt, 'failed', error=str(error))
             raise
-        diverged = output.diverged_at(run.work_dir)
-        if diverged is not None or (checkpoint and metrics and not math.isfinite(metrics[metric])):
+        mark = read_json(run.work_dir / 'diverged.json')  # of DivergenceHook
+        if mark or (checkpoint and metrics and not math.isfinite(metrics[metric])):
             outcome = 'diverged'
         elif checkpoint and metrics:
             outcome = 'done'
@@ -126,7 +124,7 @@ class TrainJob:
             attempts = run.attempts()
             run.write_result(dict(
                 value=round(metrics[metric], 4) if outcome == 'done' else None, diverged=outcome == 'diverged',
-                iteration=iterations if diverged is None else diverged, metrics=metrics if outcome == 'done' else {},
+                iteration=mark['iteration'] if mark else iterations, metrics=metrics if outcome == 'done' else {},
                 checkpoint=str(checkpoint) if checkpoint else None,
                 seconds=round(sum(each['ended'] - each['started'] for each in attempts if each.get('ended')), 1),
                 seconds_per_iteration=output.seconds_per_iteration(run.work_dir),
@@ -153,7 +151,7 @@ class TrainJob:
                 while self.process.poll() is None:
                     time.sleep(0.1)
             except KeyboardInterrupt:
-                ask_tree(self.process.pid)  # it saves, ends, and gives the lock back
+                _ask_tree(self.process.pid)  # it saves, ends, and gives the lock back
                 raise
         return self.process.returncode
 
@@ -161,13 +159,11 @@ class TrainJob:
 def revision(code: Path) -> str:
     """Return which code it is: the commit of a checkout, with a + where files differ from it, or the release."""
     git = ['git', '-C', str(code)]
-    try:
+    with suppress(OSError, subprocess.CalledProcessError):
         # A package that is installed below another repository is not a file of that repository.
         if subprocess.run([*git, 'ls-files'], capture_output=True, check=True).stdout:
             words = [*git, 'describe', '--always', '--abbrev=12', '--exclude=*', '--dirty=+']
             return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
     release = _versions().get('mmseg-daft')
     return f'mmseg-daft {release}' if release else ''
 
@@ -181,13 +177,12 @@ def _versions() -> dict[str, str]:
 
 
 def _job_id() -> str:
-    env = os.environ
-    if 'SLURM_ARRAY_JOB_ID' in env:
-        return f'{env["SLURM_ARRAY_JOB_ID"]}_{env["SLURM_ARRAY_TASK_ID"]}'
-    return env.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
+    if 'SLURM_ARRAY_JOB_ID' in os.environ:
+        return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
+    return os.environ.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
 
 
-def tree(pid: int) -> list[int]:
+def _tree(pid: int) -> list[int]:
     """Return a process and its descendants, also in sessions of their own as torchrun's workers; the process first."""
     children: dict[int, list[int]] = {}
     for folder in Path('/proc').glob('[0-9]*'):
@@ -200,9 +195,9 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def ask_tree(pid: int) -> None:
+def _ask_tree(pid: int) -> None:
     """Send ``SIGNAL`` to those of a tree that handle it or hold it back; the others would die of it."""
-    for one in tree(pid):
+    for one in _tree(pid):
         with suppress(OSError, ValueError):
             masks = [int(line.split()[1], 16) for line in Path(f'/proc/{one}/status').read_text().splitlines()
                      if line.startswith(('SigCgt:', 'SigBlk:'))]
@@ -210,17 +205,141 @@ def ask_tree(pid: int) -> None:
                 os.kill(one, SIGNAL)
 
 
-def end_tree(pid: int, alive: Callable[[], bool], seconds: float) -> None:
+def _end_tree(pid: int, alive: Callable[[], bool]) -> None:
     """Ask a tree again and again to end; kill what is left of it after some time."""
-    begin, next_time = time.monotonic(), 0.0
-    while alive() and time.monotonic() < begin + seconds:
+    deadline, next_time = time.monotonic() + PATIENCE, 0.0
+    while alive() and time.monotonic() < deadline:
         if time.monotonic() >= next_time:
-            ask_tree(pid)
+            _ask_tree(pid)
             next_time = time.monotonic() + AGAIN
         time.sleep(0.1)
     if alive():
-        for one in reversed(tree(pid)):
+        for one in reversed(_tree(pid)):
             with suppress(OSError):
                 os.kill(one, signal.SIGKILL)
-    while alive() and time.monotonic() < begin + seconds + LAST:
+    while alive() and time.monotonic() < deadline + LAST:
         time.sleep(0.1)
+
+
+@dataclass
+class Executor:
+    """Submits runs by submitit and tells which are under way; ``SystemExit`` where that, Slurm or a GPU is missing."""
+
+    kind: str  # 'slurm', 'local' (processes here) or 'debug' (in this process, one after the other)
+    folder: Path  # for submitit's files
+    parallel: int  # runs at a time
+    gpus_per_run: int
+    hours: float = 24  # Slurm's limit of one job; a longer run is requeued
+    slurm: dict[str, Any] = field(default_factory=dict)  # more parameters of SlurmExecutor, such as partition
+    jobs: dict[str, Any] = field(default_factory=dict, init=False)
+    tickets: dict[Path, str] = field(default_factory=dict, init=False)  # the last one of each run that trains here
+    gpus: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            import cloudpickle
+            import submitit
+        except ModuleNotFoundError as error:
+            raise SystemExit(f"{error.name} is not installed: pip install 'mmseg-daft[sweep]'") from error
+        if self.kind == 'slurm' and shutil.which('sbatch') is None:
+            raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
+        if self.kind == 'local' and self.gpus_per_run:
+            self.gpus, wanted = _visible_gpus(), self.parallel * self.gpus_per_run
+            if 0 < len(self.gpus) < wanted:
+                raise SystemExit(f'{self.parallel} runs at a time on {self.gpus_per_run} GPUs each need {wanted}, and '
+                                 f'{len(self.gpus)} are visible here: name a smaller --parallel, or plan with another '
+                                 '--gpus-per-run (0: the CPU).')
+        cloudpickle.register_pickle_by_value(mmseg_daft)  # jobs start without importing torch and mmseg
+        self.submitit = submitit
+
+    def in_queue(self) -> set[str] | None:
+        """Return the ids of jobs that run or wait, ``None`` where Slurm does not answer: then nothing is known."""
+        if self.kind == 'slurm':
+            return slurm_queue(cancel_held=True)
+        return {job for job, process in self.jobs.items() if not process.done()}
+
+    def submit(self, runs: Sequence[RunFolder]) -> None:
+        """Submit runs; on Slurm as one array, of which it takes all or none (submitit's ``FailedJobError``)."""
+        jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
+        started = self._start_array(jobs) if self.kind == 'slurm' else map(self._start, jobs)
+        for run, job, one in zip(runs, jobs, started, strict=True):
+            run.submitted(one.job_id, self.kind, job.ticket)
+            if self.kind != 'slurm':
+                self.tickets[run.path] = job.ticket
+            if self.kind == 'debug':
+                one.exception()  # runs it; a failure is in the run's folder
+
+    def interrupt(self) -> None:
+        """Let what runs here save a checkpoint and end, or kill it after a while; what is on the cluster goes on."""
+        under_way = [job for job in self.jobs.values() if not job.done()]
+        for job in under_way:
+            job.cancel()
+        for job in under_way:
+            job.wait()
+        for path, ticket in self.tickets.items():
+            run = RunFolder(path)
+            run.excuse(ticket)  # it may have been too early for an attempt
+            training = (run.attempts() or [{}])[-1].get('training')
+            if training is not None:
+                _end_tree(training, run.is_locked)
+
+    def _start_array(self, jobs: list[TrainJob]) -> list[Any]:
+        cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))
+        executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=100)
+        parameters = {
+            'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
+            'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
+            'srun_args': [f'--cpus-per-task={cpus}'],  # since 22.05 srun does not ask for the job's CPUs by itself
+            'additional_parameters': {'requeue': True}}
+        if self.gpus_per_run:
+            parameters['gpus_per_node'] = self.gpus_per_run
+        try:
+            executor.update_parameters(**parameters)
+        except ValueError as error:
+            raise SystemExit(f'--slurm: {error}') from error
+        with executor.batch():
+            return [executor.submit(job) for job in jobs]
+
+    def _start(self, job: TrainJob) -> Any:
+        if self.kind == 'debug':
+            return self.submitit.DebugExecutor(self.folder).submit(job)
+        used = {gpu for other in self.jobs.values() if not other.done() for gpu in other.gpus}
+        gpus = [gpu for gpu in self.gpus if gpu not in used][:self.gpus_per_run]
+        job.gpus = ','.join(gpus)
+        executor = self.submitit.LocalExecutor(self.folder)
+        executor.update_parameters(timeout_min=7 * 24 * 60, gpus_per_node=0)  # the job sets its own
+        submitted = executor.submit(job)
+        submitted.gpus = gpus
+        self.jobs[submitted.job_id] = submitted
+        return submitted
+
+
+def _visible_gpus() -> list[str]:
+    """Return the GPUs that a process here may use, by the names in ``CUDA_VISIBLE_DEVICES``: 0, or GPU-UUID."""
+    import torch  # slow to import
+
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    count = torch.cuda.device_count()
+    return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(',')][:count]
+
+
+def slurm_queue(cancel_held: bool = False) -> set[str] | None:
+    """Return the ids of this user's jobs that run or wait, none without Slurm, ``None`` where it does not answer.
+
+    Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
+    that Slurm holds because its launch failed would wait for ever, so it does not count; ``cancel_held`` cancels those
+    of them that are a sweep's, and the runs will be submitted again.
+    """
+    if shutil.which('squeue') is None:
+        return set()
+    command = ['squeue', '-h', '-r', '-u', getpass.getuser(), '-o', '%i|%F_%K|%r|%j']
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    lines = [line.split('|', 3) for line in done.stdout.splitlines()]
+    held = [job for job, _, reason, name in lines
+            if reason == 'launch failed requeued held' and name.startswith(JOB_NAME)]
+    if held and cancel_held:
+        subprocess.run(['scancel', *held], capture_output=True, timeout=60)
+    return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}

@@ -13,29 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS
 
-from mmseg_daft.engine.configs import hooks_of, read_config, type_name
+from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.run_output import final_checkpoint, iterations_done
-from mmseg_daft.sweep.executor import Executor
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
+from mmseg_daft.sweep.job import Executor
 from mmseg_daft.sweep.protocol import REPORT, Run
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
             'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
-BLOCKS = ('CamVidDataset',)  # recordings, whose neighbors are alike
 
 
 def read(path: str, options: list[str]) -> Config:
-    """Read a method's config with the sweep's options.
-
-    Raises:
-        SystemExit: There is no such file, an option does not fit it, or it trains by epochs.
-    """
+    """Read a method's config with the sweep's options; raise ``SystemExit`` where they do not fit or it has epochs."""
     try:
         cfg = read_config(path, options)
     except FileNotFoundError as error:
@@ -56,37 +50,32 @@ def freeze(folder: SweepFolder) -> None:
     Raises:
         SystemExit: A config cannot be swept; the message says why.
     """
-    for method, path in folder.configs.items():
-        cfg = read(path, folder.options)
+    for method, named in folder.configs.items():
+        cfg = read(named, folder.options)
         check(folder, method, cfg)
         prepare(folder, cfg)
-        report, selecting = copy.deepcopy(cfg), cfg
-        share_statistics(folder, f'{method}-report', report)
-        share_statistics(folder, f'{method}-select', selecting)
+        report = copy.deepcopy(cfg)
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
-        select_by_held_out(folder, selecting)
-        write_atomically(folder.frozen_config(method, REPORT), report.pretty_text)
-        write_atomically(folder.frozen_config(method, 'step1'), selecting.pretty_text)
+        select_by_held_out(folder, cfg)
+        for stage, frozen in ((REPORT, report), ('step1', cfg)):
+            path = folder.frozen_config(method, stage)
+            share_statistics(folder, path.stem, frozen)
+            write_atomically(path, frozen.pretty_text)
 
 
 def check(folder: SweepFolder, method: str, cfg: Config) -> None:
-    """Refuse what cannot be swept, before anything runs.
-
-    Raises:
-        SystemExit: The config cannot be swept.
-    """
-    path, metric, protocol = folder.configs[method], folder.sweep.metric, folder.sweep.methods[method]
+    """Raise ``SystemExit`` where a config cannot be swept, before anything runs."""
+    path, sweep, protocol = folder.configs[method], folder.sweep, folder.sweep.methods[method]
     if type_name({'type': cfg.optim_wrapper.get('constructor')}) != 'DAFTOptimWrapperConstructor':
         raise SystemExit(f"{path}: a sweep sets backbone_lr and head_lr, which are DAFTOptimWrapperConstructor's: add "
                          "optim_wrapper = dict(constructor='DAFTOptimWrapperConstructor').")
     for part in ('val_evaluator', 'test_evaluator'):
         measured = metrics_of(cfg[part])
-        if measured is not None and metric not in measured:
-            raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {metric} selects: add it '
-                             'to iou_metrics or name another one by --metric.')
-    if cfg.train_cfg.max_iters != folder.sweep.iterations:
-        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for '
-                         f'{folder.sweep.iterations}.')
+        if measured is not None and sweep.metric not in measured:
+            raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {sweep.metric} selects: '
+                             'add it to iou_metrics or name another one by --metric.')
+    if cfg.train_cfg.max_iters != sweep.iterations:
+        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for {sweep.iterations}.')
     lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
     floor = max((s.get('eta_min', 0) or 0 for s in cfg.get('param_scheduler', [])), default=0)
     if floor > lowest:
@@ -106,11 +95,7 @@ def metrics_of(evaluator: Any) -> set[str] | None:
 
 
 def prepare(folder: SweepFolder, cfg: Config) -> None:
-    """Let a config validate once, at its end, and carry the hooks that a sweep relies on.
-
-    Raises:
-        SystemExit: The GPUs of a run cannot share its batch.
-    """
+    """Let a config validate once, at its end, carry a sweep's hooks, and divide its batch by the GPUs."""
     cfg.train_cfg.val_interval = folder.sweep.iterations
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
@@ -123,25 +108,20 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
 
 def share_statistics(folder: SweepFolder, name: str, cfg: Config) -> None:
     """Let the conversions of all runs with a config, seed by seed, share one pass over the data."""
-    for hook in hooks_of(cfg):
-        if type_name(hook) == 'BNConversionHook':
-            hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
+    if hook := hook_of(cfg, 'BNConversionHook'):
+        hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
 
 
 def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:
-    """Hold images out of every part of the training set, and validate and test on them alone.
-
-    Raises:
-        SystemExit: The images are not there, cannot be split, or are not those of the other methods.
-    """
-    init_default_scope('mmseg')
+    """Hold images out of every part of the training set, and validate and test on them alone."""
     held_parts, pipeline = [], leaf_datasets(cfg.val_dataloader.dataset)[0].pipeline
     for number, part in enumerate(leaf_datasets(cfg.train_dataloader.dataset)):
         names = image_names(part)
-        by = folder.held_out_by or ('block' if type_name(part) in BLOCKS else 'folder' if len(
-            {name.rpartition('/')[0] for name in names}) > 1 else 'image')
+        folders = {name.rpartition('/')[0] for name in names}
+        # Of a recording, neighbors are alike.
+        suited = 'block' if type_name(part) == 'CamVidDataset' else 'folder' if len(folders) > 1 else 'image'
         try:
-            kept, held = hold_out(names, folder.held_out, folder.held_out_seed, by)
+            kept, held = hold_out(names, folder.held_out, folder.held_out_seed, folder.held_out_by or suited)
         except ValueError as error:
             raise SystemExit(f'{type_name(part)} at {part.get("data_root")}: {error}') from error
         held_part = copy.deepcopy(part)
@@ -161,11 +141,7 @@ def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:
 
 
 def image_names(part: ConfigDict) -> list[str]:
-    """Return a data set's images as lines of an ``ann_file``.
-
-    Raises:
-        SystemExit: Its files are not there.
-    """
+    """Return a data set's images as lines of an ``ann_file``."""
     place = f'{type_name(part)} in {Path(part.get("data_root") or ".").absolute()}'
     try:
         dataset = DATASETS.build(dict(part, pipeline=[]))
@@ -178,9 +154,7 @@ def image_names(part: ConfigDict) -> list[str]:
     return [path.relative_to(prefix).as_posix().removesuffix(suffix) for path in paths]
 
 
-def hold_out(
-    names: Sequence[str], fraction: float, seed: int = 0, by: str = 'image',
-) -> tuple[list[str], list[str]]:
+def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'image') -> tuple[list[str], list[str]]:
     """Split names into those to train on and those held out, each in the given order, the same on every machine.
 
     VOC and Cityscapes publish the labels of train and val alone, and val is the split that is reported, so what
@@ -202,13 +176,13 @@ def hold_out(
     if len(set(names)) != len(names):
         raise ValueError('An image is named twice, so it could be in both parts.')
 
-    def number(text: str) -> str:
-        return hashlib.sha256(f'{seed}:{text}'.encode()).hexdigest()
+    def number(text: str) -> int:
+        return int(hashlib.sha256(f'{seed}:{text}'.encode()).hexdigest(), 16)
 
     wanted, held = fraction * len(names), set()
     if by == 'block':
         size = -int(-wanted // 1)
-        first = int(number('block'), 16) % (len(names) - size + 1)
+        first = number('block') % (len(names) - size + 1)
         held.update(sorted(names)[first:first + size])
     else:
         groups: dict[str, list[str]] = {}
@@ -223,18 +197,12 @@ def hold_out(
     return [name for name in names if name not in held], [name for name in names if name in held]
 
 
-def probe(
-    folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None],
-) -> None:
+def probe(folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None]) -> None:
     """Train each method for a few iterations, with its conversion and its validation, and write ``probe.json``.
 
-    ``progress`` is called with the method and its iterations so far, again and again.
-
-    Raises:
-        SystemExit: A training failed.
+    ``progress`` is called with the method and its iterations so far, again and again. A failure is a ``SystemExit``.
     """
-    timings: dict[str, dict[str, float]] = {}
-    places: dict[str, RunFolder] = {}
+    timings, places = {}, {}
     for method in folder.sweep.order():
         protocol = folder.sweep.methods[method]
         rates = {**protocol.fixed, **dict.fromkeys(protocol.steps[0].rates, protocol.steps[0].grid[0])}

@@ -1,4 +1,4 @@
-"""The paper's search as data: which rate of which method takes which values, and the runs that a sweep is made of.
+"""The paper's search as data, the runs that it is made of, and what to do next, given what is known of them.
 
 Ha, Jeong, Lee, AAAI 2024: section "Integrated LP-FT" for the two steps, supplement "Hyperparameter Details" for the
 grids. Those are the grids of its classification runs; the paper does not say what was swept for segmentation.
@@ -6,12 +6,14 @@ grids. Those are the grids of its classification runs; the paper does not say wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 RATES = ('backbone_lr', 'head_lr')
 REPORT = 'report'
+STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
 @dataclass(frozen=True)
@@ -24,39 +26,27 @@ class Step:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a method's rates are found.
-
-    Attributes:
-        steps: One after the other, each with the rates that won before.
-        fixed: The rates that no step before has swept.
-        starts_from: The method whose final model this one starts from.
-    """
+    """How a method's rates are found: in steps, each with the rates that won before."""
 
     steps: tuple[Step, ...]
-    fixed: Mapping[str, float] = field(default_factory=dict)
-    starts_from: str | None = None
+    fixed: Mapping[str, float] = field(default_factory=dict)  # the rates that no step before has swept
+    starts_from: str | None = None  # the method whose final model this one starts from
 
 
 @dataclass(frozen=True)
 class Run:
     """One training: a method at two rates with a seed.
 
-    Attributes:
-        method: As in ``protocols()``.
-        stage: ``'step1'``, ``'step2'``, … train without the held-out images and are selected by them;
-            ``REPORT`` trains on all images and is evaluated on the reported split.
-        backbone_lr: ηθ.
-        head_lr: ηw.
-        seed: Of the run.
-        start: The run whose final model this one starts from, if any.
+    The stages ``'step1'``, ``'step2'``, … train without the held-out images and are selected by them; ``REPORT``
+    trains on all images and is evaluated on the reported split.
     """
 
     method: str
     stage: str
-    backbone_lr: float
-    head_lr: float
+    backbone_lr: float  # ηθ
+    head_lr: float  # ηw
     seed: int
-    start: Run | None = None
+    start: Run | None = None  # the run whose final model this one starts from
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -74,27 +64,20 @@ class Run:
 class Sweep:
     """What is swept.
 
-    Attributes:
-        methods: Protocols by method.
-        select_seeds: The seeds of the runs that select; a rate's score is the mean over them.
-        report_seeds: The seeds of the runs that are reported, at the rates that won.
-        metric: The name in mmseg's evaluation; larger is better.
-        iterations: How long each run trains.
-
     Raises:
         ValueError: A method starts from another that is not swept, or a grid is empty or names a rate twice.
     """
 
     methods: Mapping[str, Protocol]
-    select_seeds: tuple[int, ...] = (0,)
-    report_seeds: tuple[int, ...] = (0, 1, 2)
-    metric: str = 'mIoU'
-    iterations: int = 30000
+    select_seeds: tuple[int, ...] = (0,)  # a rate's score is the mean over these
+    report_seeds: tuple[int, ...] = (0, 1, 2)  # of the runs at the rates that won
+    metric: str = 'mIoU'  # as mmseg's evaluation names it; larger is better
+    iterations: int = 30000  # of each run
 
     def __post_init__(self) -> None:
         for name, protocol in self.methods.items():
-            if protocol.starts_from not in (None, *self.methods):
-                base = protocol.starts_from
+            base = protocol.starts_from
+            if base not in (None, *self.methods):
                 raise ValueError(f'{name} starts from the model of {base}, so name a config for {base}, too.')
             for step in protocol.steps:
                 if len(set(step.grid)) != len(step.grid) or not step.grid:
@@ -114,31 +97,172 @@ class Sweep:
                    content['iterations'])
 
 
-FT_GRID = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
-DAFT_BACKBONE_GRID = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
-DAFT_HEAD_GRID = (10.0, 3.0, 0.3, 0.1)  # 1.0 is known from the first step
 DAFT_FIXED_HEAD = 1.0
 LPFT_GRIDS = dict.fromkeys(('moco', 'clip'), (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7))
 LPFT_GRIDS['swav'] = (0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
-LP_GRID = (10.0, 3.0, 1.0, 0.3, 0.1)
-"""Ours: the paper's linear probes are logistic regressions, without a rate."""
 
 
-def protocols(start: str = 'moco') -> dict[str, Protocol]:
+def protocols(start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD) -> dict[str, Protocol]:
     """Return the protocol of every method that has configs here, by name.
 
-    Args:
-        start: The pre-trained model, whose LP-FT has a grid of its own: ``'moco'``, ``'clip'`` or ``'swav'``.
+    ``start`` is the pre-trained model, on which LP-FT's grid depends, and ``fixed_head`` the first step's ``head_lr``.
     """
-    one_rate = Protocol((Step(RATES, FT_GRID),))
-    two_rates = Protocol((Step(('backbone_lr',), DAFT_BACKBONE_GRID), Step(('head_lr',), DAFT_HEAD_GRID)),
-                         {'head_lr': DAFT_FIXED_HEAD})
-    second_stage = Protocol((Step(RATES, LPFT_GRIDS[start]),), starts_from='lp')
-    return {
-        'lp': Protocol((Step(('head_lr',), LP_GRID),), {'backbone_lr': 0.0}),
-        'ft': one_rate,
-        'lpft': second_stage,
-        'daft': two_rates,
-        'ft-conversion': one_rate,
-        'lpft-conversion': second_stage,
-        'integrated-lpft': two_rates}
+    # Ours: the paper's linear probes are logistic regressions, without a rate.
+    lp = Protocol((Step(('head_lr',), (10.0, 3.0, 1.0, 0.3, 0.1)),), {'backbone_lr': 0.0})
+    ft = Protocol((Step(RATES, (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)),))
+    lpft = Protocol((Step(RATES, LPFT_GRIDS[start]),), starts_from='lp')
+    daft = Protocol((Step(('backbone_lr',), (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)),
+                     Step(('head_lr',), (10.0, 3.0, 0.3, 0.1))),  # 1.0 is known from the first step
+                    {'head_lr': fixed_head})
+    return {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
+            'integrated-lpft': daft}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a run."""
+
+    value: float | None = None  # the metric of its final model; None before it has ended or where it diverged
+    diverged: bool = False  # its loss became NaN or infinite; that is a result
+    failures: int = 0  # how often it ended without a result
+    active: bool = False  # it is running, or waits in a queue
+    running: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is a result."""
+        return self.diverged or self.value is not None
+
+    @property
+    def state(self) -> str:
+        """One of ``STATES``."""
+        if self.ended:
+            return 'diverged' if self.diverged else 'done'
+        if self.active:
+            return 'running' if self.running else 'queued'
+        return 'failed' if self.failures else 'to start'
+
+
+@dataclass
+class Decision:
+    """The next moves, and what led to them."""
+
+    seen: Mapping[str, Seen]  # by run name; a run that is absent was never started
+    runs: list[Run] = field(default_factory=list)  # all whose rates are known by now, in order
+    start: list[Run] = field(default_factory=list)  # those to start now
+    winners: dict[tuple[str, str], Run] = field(default_factory=dict)  # who won, by method and stage
+    blocked: dict[str, str] = field(default_factory=dict)  # why a method cannot go on
+    to_come: int = 0  # how many runs there will be whose rates are yet to be found
+    complete: bool = False  # nothing is left to do
+
+    def look(self, run: Run) -> Seen:
+        """Return what is known of a run."""
+        return self.seen.get(run.name, Seen())
+
+    def values(self, runs: list[Run]) -> dict[tuple[float, float], list[float | None]]:
+        """Return what runs with the same rates came to, by rates."""
+        values: dict[tuple[float, float], list[float | None]] = {}
+        for run in runs:
+            values.setdefault(run.rates, []).append(self.look(run).value)
+        return values
+
+
+def decide(sweep: Sweep, seen: Mapping[str, Seen], max_failures: int = 2, accept_missing: bool = False) -> Decision:
+    """Return what to start and what is known: a pure function, so that a sweep can be interrupted anywhere.
+
+    The second step begins when the first has a result for every run; the reported runs when the last step has. A rate
+    that diverges with any seed does not win. Of equal scores the larger rate wins, which is the first in the grid.
+
+    Args:
+        sweep: What is swept.
+        seen: As in ``Decision``.
+        max_failures: A run that failed more often is given up, and blocks its method: choosing among the others
+            would be another protocol.
+        accept_missing: Choose among the others all the same.
+    """
+    decision = Decision(seen)
+    deciding = _Deciding(sweep, max_failures, accept_missing, decision)
+    for method in sweep.order():
+        deciding.add_runs(method)
+    decision.start = [run for run in decision.runs
+                      if decision.look(run).state in ('to start', 'failed') and not deciding.gave_up(run)]
+    active = any(decision.look(run).active for run in decision.runs)
+    decision.complete = not (active or decision.start or decision.blocked or decision.to_come)
+    return decision
+
+
+def decide_by_looking(
+    sweep: Sweep, look: Callable[[Run], Seen], max_failures: int = 2, accept_missing: bool = False,
+) -> Decision:
+    """Look at the runs that there are and decide, until no run is new: results tell which runs there are."""
+    seen: dict[str, Seen] = {}
+    while True:
+        decision = decide(sweep, seen, max_failures, accept_missing)
+        unknown = [run for run in decision.runs if run.name not in seen]
+        if not unknown:
+            return decision
+        seen.update({run.name: look(run) for run in unknown})
+
+
+@dataclass
+class _Deciding:
+    sweep: Sweep
+    max_failures: int
+    accept_missing: bool
+    decision: Decision
+
+    def gave_up(self, run: Run) -> bool:
+        seen = self.decision.look(run)
+        return not seen.ended and seen.failures > self.max_failures
+
+    def add_runs(self, method: str) -> None:
+        """Add the runs of a method's stages until there is one whose rates are not known yet."""
+        protocol, decision = self.sweep.methods[method], self.decision
+        stages = [(f'step{number}', step, self.sweep.select_seeds) for number, step in enumerate(protocol.steps, 1)]
+        stages.append((REPORT, Step((), (0,)), self.sweep.report_seeds))  # one point: the rates that won
+        decision.to_come += sum(len(step.grid) * len(seeds) for _, step, seeds in stages)
+        rates, known = dict(protocol.fixed), []
+        for stage, step, seeds in stages:
+            starts = self.starts(method, stage, seeds)
+            if starts is None:
+                return
+            decision.to_come -= len(step.grid) * len(seeds)
+            tried = set() if stage == REPORT else {run.rates for run in known}
+            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
+            runs = [run for point in points for seed, start in starts.items()
+                    if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
+            decision.runs += runs
+            known += runs
+            gave_up = [run for run in runs if self.gave_up(run)]
+            if gave_up and not self.accept_missing:
+                names = ', '.join(run.name for run in gave_up)
+                decision.blocked[method] = f'{stage}: failed more than {self.max_failures} times: {names}'
+                return
+            if stage == REPORT or any(not decision.look(run).ended and run not in gave_up for run in runs):
+                return
+            # The mean over the seeds, of the rates whose runs all have a value.
+            scores = {pair: fmean(values) for pair, values in decision.values(known).items() if None not in values}
+            if not scores:
+                decision.blocked[method] = f'{stage}: every rate diverged or failed; give smaller ones by --grid'
+                return
+            best = max(scores, key=scores.get)
+            decision.winners[method, stage] = next(run for run in known if run.rates == best)
+            rates = dict(zip(RATES, best, strict=True))
+
+    def starts(self, method: str, stage: str, seeds: tuple[int, ...]) -> dict[int, Run | None] | None:
+        """Return by seed the run that a run starts from, ``None`` while one of them has no model."""
+        base, decision = self.sweep.methods[method].starts_from, self.decision
+        if base is None:
+            return dict.fromkeys(seeds)
+        winner = decision.winners.get((base, f'step{len(self.sweep.methods[base].steps)}'))
+        runs = {run.seed: run for run in decision.runs if winner and run.method == base and run.rates == winner.rates
+                and (run.stage == REPORT) == (stage == REPORT)}
+        for seed in seeds:
+            state = decision.look(runs[seed]) if seed in runs else Seen()
+            if state.value is None:
+                if state.diverged:
+                    decision.blocked[method] = f'starts from {runs[seed].name}, which diverged'
+                if base in decision.blocked:
+                    decision.blocked[method] = f'waits for {base}'
+                return None
+        return {seed: runs[seed] for seed in seeds}

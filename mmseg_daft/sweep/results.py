@@ -1,4 +1,4 @@
-"""Write what a sweep found: runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt."""
+"""What a sweep shows, and what it writes: runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt."""
 
 from __future__ import annotations
 
@@ -7,43 +7,157 @@ import io
 import json
 import shlex
 import statistics
+import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from mmseg_daft.files import write_atomically
-from mmseg_daft.run_output import iterations_done
-from mmseg_daft.sweep.decision import Decision, Seen
-from mmseg_daft.sweep.executor import slurm_queue
+from mmseg_daft.files import read_json, write_atomically
+from mmseg_daft.run_output import iterations_done, seconds_per_iteration
 from mmseg_daft.sweep.folder import SweepFolder
-from mmseg_daft.sweep.protocol import REPORT, Run
-from mmseg_daft.sweep.screen import narrow_table
+from mmseg_daft.sweep.job import slurm_queue
+from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen
 
+MOST_RUNNING = 8
 PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
          'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT'}
 """The methods' names in the paper, in its order."""
 # Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
 LINE, BEST = '#0072B2', '#D55E00'
+STYLE = {'font.size': 8, 'axes.titlesize': 10, 'axes.spines.top': False, 'axes.spines.right': False,
+         'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '0.9', 'grid.linewidth': 0.6}
+
+
+def plan_table(folder: SweepFolder) -> tuple[Table, str]:
+    """Return the table of all runs by method and stage, and a line on their sum."""
+    sweep, timed = folder.sweep, read_json(folder.path / 'probe.json') or {}
+    table = _narrow_table(['method', 'stage', 'runs', *(['GPU h'] if timed else [])], [*RATES, 'seeds'])
+    total, hours = 0, 0.0
+    for method in sweep.order():
+        protocol, stages = sweep.methods[method], []
+        rates = {rate: f'{value:g}' for rate, value in protocol.fixed.items()}
+        for number, step in enumerate(protocol.steps, start=1):
+            swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
+            if len(step.rates) == 2:
+                swept['head_lr'] = 'same'
+            stages.append((f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            rates |= dict.fromkeys(step.rates, 'best')
+        for stage, tried, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
+            runs, cost = points * len(seeds), []
+            if timed:
+                seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
+                cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
+            total, hours = total + runs, hours + sum(cost)
+            table.add_row(method, stage, str(runs), *map(_shown, cost), *(tried[rate] for rate in RATES),
+                          ', '.join(map(str, seeds)), end_section=stage == REPORT)
+    return table, f'{total} runs of {sweep.iterations} iterations' + (
+        f', about {_shown(hours)} GPU hours by the probe.' if timed
+        else '; --probe 20 times a short training of each method and tells the GPU hours.')
+
+
+def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
+    """Return the picture of a sweep."""
+    best = f'best {folder.sweep.metric}\nat {", ".join(RATES)}'
+    table = _narrow_table(['method', 'stage', 'runs', best], ['of them'])
+    for method, stage in dict.fromkeys((run.method, run.stage) for run in decision.runs):
+        runs = [run for run in decision.runs if (run.method, run.stage) == (method, stage)]
+        count = Counter(decision.look(run).state for run in runs)
+        table.add_row(method, stage, str(len(runs)), _best(decision, runs),
+                      ', '.join(f'{count[state]} {state}' for state in STATES if count[state]))
+    lines: list[RenderableType] = [Text(str(folder.path), style='bold'), table]
+    progress = {run.name: iterations_done(folder.run_folder(run).work_dir) for run in decision.runs
+                if decision.look(run).state == 'running'}
+    for name, done in [*progress.items()][:MOST_RUNNING]:
+        lines.append(Text(f'  {done:>6} of {folder.sweep.iterations}  {name}'))
+    if len(progress) > MOST_RUNNING:
+        lines.append(Text(f'  and {len(progress) - MOST_RUNNING} more'))
+    lines += [Text(f'{method} cannot go on: {reason}', style='red') for method, reason in decision.blocked.items()]
+    failed = [run for run in decision.runs if decision.look(run).state == 'failed']
+    for place in map(folder.run_folder, failed[:3]):  # the training's log, or that of a job which did not come so far
+        log = place.log if place.log.exists() else folder.path / 'jobs' / f'{place.job()}_0_log.err'
+        lines.append(Text(f'  why: {log}', style='red'))
+    lines.append(Text(_time_left(folder, decision, sum(progress.values()), parallel)))
+    if remark:
+        lines.append(Text(remark, style='yellow'))
+    return Group(*lines)
+
+
+@dataclass
+class ChangeLog:
+    """The sweep as lines of a log, one per change: for a file or a batch job, where a screen cannot move."""
+
+    console: Console
+    before: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, decision: Decision, remark: str) -> None:
+        """Print what has changed."""
+        now = {f'{method} cannot go on': reason for method, reason in decision.blocked.items()}
+        for run in decision.runs:
+            seen = decision.look(run)
+            now[run.name] = seen.state if seen.value is None else f'{seen.state} {seen.value:.2f}'
+        now |= {'note': remark} if remark else {}
+        for name, state in now.items():
+            if self.before.get(name) != state:
+                self.console.print(f'{time.strftime("%H:%M:%S")} {name}: {state}', markup=False)
+        self.before = now
+
+
+def _narrow_table(whole: Sequence[str], wrapped: Sequence[str]) -> Table:
+    """Return a table for 80 columns: cells of ``whole`` columns stay on one line, those of the others may wrap."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in [*whole, *wrapped]:
+        table.add_column(heading, no_wrap=heading in whole, justify='right' if heading in ('runs', 'GPU h') else 'left')
+    return table
+
+
+def _shown(hours: float) -> str:
+    return f'{hours:.1f}' if hours >= 0.1 else f'{hours:.3f}'
+
+
+def _best(decision: Decision, runs: list[Run]) -> str:
+    """Return the best mean over the seeds so far, with its rates."""
+    found = {rates: [v for v in values if v is not None] for rates, values in decision.values(runs).items()}
+    mean, rates = max(((statistics.fmean(each), rates) for rates, each in found.items() if each), default=(None, None))
+    return '' if mean is None else f'{mean:.2f} at {rates[0]:g}, {rates[1]:g}'
+
+
+def _time_left(folder: SweepFolder, decision: Decision, done: int, parallel: int) -> str:
+    """Return how many runs there are to go and how long they will take, by the runs so far or else by the probe."""
+    if decision.complete:
+        return 'Complete.'
+    open_runs = sum(not decision.look(run).ended for run in decision.runs)
+    text = f'{open_runs} runs to go'
+    if decision.to_come:
+        text += f', and {decision.to_come} whose rates are yet to be found'
+    speeds = []
+    for run in decision.runs:
+        place = folder.run_folder(run)
+        result = place.result()
+        speeds.append(result['seconds_per_iteration'] if result else seconds_per_iteration(place.work_dir))
+    timed = (read_json(folder.path / 'probe.json') or {}).values()
+    speeds = [speed for speed in speeds if speed] or [method['seconds_per_iteration'] for method in timed]
+    if not speeds:
+        return f'{text}.'
+    iterations = (open_runs + decision.to_come) * folder.sweep.iterations - done
+    hours = iterations * statistics.median(speeds) / max(1, parallel) / 3600
+    return f'{text}; about {hours:.1f} h of training left, {parallel} at a time.'
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """A method's reported number.
-
-    Attributes:
-        method: As in ``protocols()``.
-        rates: ``backbone_lr`` and ``head_lr`` that won.
-        values: The metric by seed.
-        absent: The state of the seeds without one.
-    """
+    """A method's reported number, at the rates that won."""
 
     method: str
     rates: tuple[float, float]
-    values: Mapping[int, float]
-    absent: Mapping[int, str]
+    values: Mapping[int, float]  # the metric by seed
+    absent: Mapping[int, str]  # the state of the seeds without one
 
     @property
     def mean(self) -> float | None:
@@ -62,20 +176,19 @@ class MethodResult:
         absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(self.absent.items()))
         total = len(self.values) + len(self.absent)
         seeds = f'{len(self.values)} of {total} ({absent})' if absent else str(total)
-        return PAPER.get(self.method, self.method), number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
+        return PAPER[self.method], number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
 
 
 def method_results(decision: Decision) -> list[MethodResult]:
     """Return the reported results in the paper's order."""
-    groups: dict[str, dict[Run, Seen]] = {}
-    for run in decision.runs:
-        if run.stage == REPORT:
-            groups.setdefault(run.method, {})[run] = decision.look(run)
-    order = [*(method for method in PAPER if method in groups), *sorted(set(groups) - set(PAPER))]
-    return [MethodResult(
-        method, next(iter(groups[method])).rates,
-        {run.seed: seen.value for run, seen in groups[method].items() if seen.value is not None},
-        {run.seed: seen.state for run, seen in groups[method].items() if seen.value is None}) for method in order]
+    results = []
+    for method in PAPER:
+        if runs := [run for run in decision.runs if (run.method, run.stage) == (method, REPORT)]:
+            seen = {run.seed: decision.look(run) for run in runs}
+            results.append(MethodResult(
+                method, runs[0].rates, {seed: each.value for seed, each in seen.items() if each.value is not None},
+                {seed: each.state for seed, each in seen.items() if each.value is None}))
+    return results
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -131,7 +244,7 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     write_atomically(place / 'commands.sh', retrain_script(rows))
     write_atomically(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
     draw_curves(decision, metric, place / 'curves.png')
-    table = narrow_table(['method', f'{metric} %', 'backbone_lr', 'head_lr'], ['seeds'])
+    table = _narrow_table(['method', f'{metric} %', 'backbone_lr', 'head_lr'], ['seeds'])
     for result in results:
         _, number, seeds, *rates = result.cells()
         table.add_row(result.method, number, *rates, seeds)
@@ -198,58 +311,47 @@ def draw_curves(decision: Decision, metric: str, path: Path) -> None:
     Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
     A step's panel also shows the earlier runs at the rate that it holds fixed: they compete, too.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     selecting = [run for run in decision.runs if run.stage != REPORT]
     panels = list(dict.fromkeys((run.method, run.stage) for run in selecting))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
-    FigureCanvasAgg(figure)
     values = [decision.look(run).value for run in selecting if decision.look(run).value is not None] or [0, 1]
     margin = 0.08 * (max(values) - min(values)) or 1
-    for number, (method, stage) in enumerate(panels, start=1):
-        axes = figure.add_subplot(lines, columns, number)
-        here = [run for run in selecting if (run.method, run.stage) == (method, stage)]
-        swept, fixed = 'backbone_lr', 'head_lr'
-        if len({run.backbone_lr for run in here}) == 1:
-            swept, fixed = fixed, swept
-        held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
-        if not both:
-            here += [run for run in selecting
-                     if run.method == method and run.stage < stage and getattr(run, fixed) == held]
-        _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
-        axes.set_xscale('log')
-        axes.set_ylim(min(values) - 1.8 * margin, max(values) + 1.8 * margin)
-        axes.set_title(f'{PAPER.get(method, method)}, {stage.replace("step", "step ")}'
-                       f'{"" if both else f", {fixed} {held:g}"}', fontsize=10)
-        axes.set_xlabel('both rates' if both else swept, fontsize=9)
-        axes.set_ylabel(f'{metric} % on the held-out images', fontsize=8)
-        axes.grid(True, color='0.9', linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.tick_params(labelsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
+    with rc_context(STYLE):
+        for number, (method, stage) in enumerate(panels, start=1):
+            here = [run for run in selecting if (run.method, run.stage) == (method, stage)]
+            swept, fixed = RATES if len({run.backbone_lr for run in here}) > 1 else RATES[::-1]
+            held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
+            if not both:
+                here += [run for run in selecting
+                         if run.method == method and run.stage < stage and getattr(run, fixed) == held]
+            axes = figure.add_subplot(
+                lines, columns, number, xscale='log', ylim=(min(values) - 1.8 * margin, max(values) + 1.8 * margin),
+                xlabel='both rates' if both else swept, ylabel=f'{metric} % on the held-out images',
+                title=f'{PAPER[method]}, {stage.replace("step", "step ")}'
+                      f'{"" if both else f", {fixed} {held:g}"}')
+            _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
 
 
 def _draw_panel(
     axes: Any, decision: Decision, runs: Sequence[Run], swept: str, winner: Run | None, bottom: float,
 ) -> None:
-    seen = {run: decision.look(run) for run in runs}
-    points = [(getattr(run, swept), seen[run].value) for run in runs if seen[run].value is not None]
-    rates = sorted({rate for rate, _ in points})
-    means = [statistics.fmean(value for other, value in points if other == rate) for rate in rates]
-    axes.plot(rates, means, '-', color=LINE, linewidth=1.5)
-    axes.plot([rate for rate, _ in points], [value for _, value in points], 'o', color=LINE, markersize=4)
-    diverged = {getattr(run, swept) for run in runs if seen[run].diverged}
-    axes.plot([*diverged], [bottom] * len(diverged), 'x', color='black', markersize=7, markeredgewidth=1.8)
-    for rate in diverged:
+    points = [(getattr(run, swept), decision.look(run)) for run in runs]
+    values = [(rate, seen.value) for rate, seen in points if seen.value is not None]
+    means = {rate: statistics.fmean(v for other, v in values if other == rate) for rate in sorted(dict(values))}
+    axes.plot([*means], [*means.values()], '-', color=LINE, linewidth=1.5)
+    axes.plot([rate for rate, _ in values], [value for _, value in values], 'o', color=LINE, markersize=4)
+    for rate in {rate for rate, seen in points if seen.diverged}:
+        axes.plot(rate, bottom, 'x', color='black', markersize=7, markeredgewidth=1.8)
         axes.annotate('diverged', (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7)
-    best = [seen[run].value for run in runs if winner and run.rates == winner.rates]
-    if winner and best:
-        star = getattr(winner, swept), statistics.fmean(best)
+    if winner:
+        star = getattr(winner, swept), means[getattr(winner, swept)]
         axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
-        axes.annotate(f'{star[1]:.2f}', star, xytext=(0, 9), textcoords='offset points', ha='center', fontsize=8,
+        axes.annotate(f'{star[1]:.2f}', star, xytext=(0, 9), textcoords='offset points', ha='center',
                       fontweight='bold')

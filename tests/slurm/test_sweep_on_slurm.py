@@ -121,7 +121,7 @@ def test_the_signal_before_the_limit_reaches_the_training_and_the_job_is_requeue
     place.describe(dict(iterations=2, metric='mIoU', command=[sys.executable, '-c', program], test_command=[]))
     script = (
         'from pathlib import Path\n'
-        'from mmseg_daft.sweep.executor import Executor; from mmseg_daft.sweep.folder import RunFolder\n'
+        'from mmseg_daft.sweep.job import Executor; from mmseg_daft.sweep.folder import RunFolder\n'
         f'executor = Executor("slurm", Path({str(tmp_path / "jobs")!r}), 1, 0, slurm=dict(partition="test"))\n'
         f'executor.submit([RunFolder(Path({str(place.path)!r}))])\n')
     subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=cluster.env, check=True, timeout=900)

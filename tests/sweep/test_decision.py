@@ -5,9 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from mmseg_daft.sweep.decision import Seen, decide
 from mmseg_daft.sweep.folder import count_failures
-from mmseg_daft.sweep.protocol import Protocol, Run, Step, Sweep, protocols
+from mmseg_daft.sweep.protocol import Protocol, Run, Seen, Step, Sweep, decide, protocols
 
 DAFT = Protocol((Step(('backbone_lr',), (0.1, 0.01)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0})
 SWEEP = Sweep({'daft': DAFT}, report_seeds=(0, 1))

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_daft.sweep.decision import decide_by_looking
 from mmseg_daft.sweep.folder import RunFolder
-from mmseg_daft.sweep.protocol import Protocol, Step, Sweep
+from mmseg_daft.sweep.protocol import Protocol, Step, Sweep, decide_by_looking
 
 MAX_FAILURES = 2
 SWEEP = Sweep({

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmseg_daft.sweep.decision import Decision, Seen
 from mmseg_daft.sweep.folder import SweepFolder
-from mmseg_daft.sweep.protocol import Run, Sweep
+from mmseg_daft.sweep.protocol import Decision, Run, Seen, Sweep
 from mmseg_daft.sweep.results import (
     draw_curves,
     method_results,

@@ -25,12 +25,10 @@ from mmseg_daft.console import make_console
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
-from mmseg_daft.sweep.decision import STATES, decide
-from mmseg_daft.sweep.executor import Executor, slurm_queue
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
-from mmseg_daft.sweep.protocol import RATES, Protocol, Step, Sweep, protocols
-from mmseg_daft.sweep.results import write_results
-from mmseg_daft.sweep.screen import ChangeLog, plan_table
+from mmseg_daft.sweep.job import Executor, slurm_queue
+from mmseg_daft.sweep.protocol import RATES, STATES, Protocol, Step, Sweep, decide, protocols
+from mmseg_daft.sweep.results import ChangeLog, plan_table, write_results
 
 ROOT = Path(__file__).parents[2]
 VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
