@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from mmseg_daft.analysis.contact_sheet import draw_legend, draw_row
-from mmseg_daft.analysis.figures import draw_kind, figure_style, new_figure, save_figure, styles
+from mmseg_daft.analysis.figures import draw_kind, draw_legend, draw_row, figure_style, save_figure, styles
 from mmseg_daft.analysis.findings import Findings, Scene
 
 
@@ -30,7 +30,7 @@ def draw_comparison(
     """
     with figure_style():
         columns = 2 + len(scenes[0].predictions)
-        figure = new_figure(10, 1.75 * len(scenes) + 5.2)
+        figure = Figure((10, 1.75 * len(scenes) + 5.2), layout='constrained')
         figure.suptitle(title, fontsize=12, fontweight='bold')
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * len(scenes) + 0.7, 4.0), hspace=0.02)
         colors = np.asarray(palette, np.uint8)

@@ -6,18 +6,16 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
 from mmseg_daft.analysis import figures as draw
-from mmseg_daft.analysis.contact_sheet import draw_sheet
 from mmseg_daft.analysis.findings import Findings, Scene
 from mmseg_daft.analysis.meter import Median
 from mmseg_daft.analysis.numbers_file import write_numbers
@@ -29,12 +27,7 @@ MADE_FROM = 'made_from.json'
 
 
 def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
-    """Check that a folder holds no report, or one that was made from the same.
-
-    Args:
-        folder: Where a report is to be written.
-        report: Its main file.
-        made_from: What it is made from: config, models and data.
+    """Check that a folder holds no such report, or one that was made from the same config, models and data.
 
     Raises:
         ValueError: It holds a report of something else.
@@ -47,26 +40,19 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
 
 
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
-    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's.
-
-    Args:
-        out: The folder.
-        findings: What is told.
-        formats: Of the figures' files.
-        console: Shows the progress; ``None`` for nothing.
-    """
+    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's."""
     (out / 'figures').mkdir(parents=True, exist_ok=True)
-    with draw.figure_style():
-        drawn = report_figures(findings)
     sources = {}
-    for name, figure in track(drawn.items(), 'Draw figures', console=console, disable=console is None):
-        draw.save_figure(figure, out / 'figures', name, formats)
-        sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
+    with draw.figure_style():
+        for name, figure in track(report_figures(findings).items(), 'Draw figures', console=console,
+                                  disable=console is None):
+            draw.save_figure(figure, out / 'figures', name, formats)
+            sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
     write_numbers(findings, out / 'numbers.csv')
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)
-    source = (files('mmseg_daft.analysis') / 'report.html.j2').read_text(encoding='utf-8')
-    write_atomically(out / 'report.html', environment.from_string(source).render(
+    write_atomically(out / 'report.html', environment.get_template('report.html.j2').render(
         findings=findings, sources=sources, kinds=KINDS, last_stage=list(findings.stages)[-1]))
 
 
@@ -83,24 +69,22 @@ def report_figures(findings: Findings) -> dict[str, Figure]:
         drawn['classes'] = draw.draw_classes(findings, list(findings.stages)[-1])
     heat_range = _heat_range([scene for rows in findings.sheets.values() for scene in rows])
     for (method, which), rows in findings.sheets.items():
-        if rows:
-            drawn[f'sheet_{slug(method)}_{which}'] = draw_sheet(
-                rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
+        drawn[f'sheet_{slug(method)}_{which}'] = draw.draw_sheet(
+            rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
     return drawn
 
 
 def _heat_range(scenes: Sequence[Scene]) -> tuple[float, float]:
     """From the least to the most distorted positions of all sheets, over three powers of ten at most."""
-    top = max((float(np.quantile(scene.heat, 0.99)) for scene in scenes), default=0.0)
-    low = min((float(np.quantile(scene.heat, 0.01)) for scene in scenes), default=0.0)
-    top = max(top, 1e-6)
-    return min(max(low, top / 1000), top / 2), top
+    top = float(max([1e-6, *(np.quantile(scene.heat, 0.99) for scene in scenes)]))
+    low = float(min([top / 2, *(np.quantile(scene.heat, 0.01) for scene in scenes)]))
+    return max(low, top / 1000), top
 
 
 def _source(figure: Figure, suffix: str) -> str:
     """Return a figure as an address that holds its own data."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, metadata={'Date': None} if suffix == 'svg' else None)
+    figure.savefig(buffer, format=suffix, metadata=draw.UNDATED.get(suffix))
     mime = {'svg': 'image/svg+xml', 'png': 'image/png'}[suffix]
     return f'data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
