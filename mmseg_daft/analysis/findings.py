@@ -17,12 +17,9 @@ MIN_PIXELS = 4  # positions of a class that an image needs to stand for it: fewe
 
 @dataclass(frozen=True)
 class MethodChanges:
-    """How a method changed the parameters.
+    """How a method changed the parameters, in the order of the network.
 
-    Attributes:
-        changes: The relative change (Eq. 6) of each tensor, in the order of the network.
-        drift: By BN layer, how far its statistics moved.
-        reference: What ``W`` is, in words.
+    Relative changes (Eq. 6) of tensors, drift of the statistics of BN layers, and in words what ``W`` is.
     """
 
     changes: Mapping[LayerTensor, float]
@@ -37,16 +34,9 @@ class MethodChanges:
 def choose(
     images: Sequence[ImageDistortion], classes: int, which: str, without_classes: int = 4,
 ) -> list[tuple[ImageDistortion, int | None]]:
-    """Choose the least or the most distorted image of each class, or of all images where there are no classes.
+    """Choose the image of each class that is ``'least'`` or ``'most'`` distorted, each with the class it stands for.
 
-    Args:
-        images: Distortion of each image.
-        classes: How many classes there are; 0 without ground truth.
-        which: ``'least'`` or ``'most'``.
-        without_classes: How many to choose where there are no classes.
-
-    Returns:
-        Images, each with the class that it stands for, or ``None``.
+    Without ground truth, there being no classes, choose the first ``without_classes`` of all images.
     """
     if not classes:
         order = sorted(images, key=lambda i: (i.cosine_similarity, i.number), reverse=which == 'least')
@@ -59,15 +49,14 @@ def choose(
 
 @dataclass(frozen=True)
 class Scene:
-    """An image as a row of a sheet shows it.
+    """An image as a row of a sheet shows it, with a title beside it.
 
     Attributes:
-        title: What stands beside the row.
-        image: ``(H, W, 3)`` uint8 in RGB.
+        image: ``(H, W, 3)`` in RGB.
         truth: Class ids ``(H, W)``, or ``None`` without ground truth; ids outside the palette are drawn white.
         predictions: Class ids ``(H, W)`` by column title, the same titles in every row.
-        heat: 1 - cosine similarity at the stage's positions ``(h, w)``, or ``None``.
-        class_: The class whose pixels are outlined in the image, or ``None``.
+        heat: 1 - cosine similarity at the stage's positions ``(h, w)``.
+        class_: The class whose pixels are outlined in the image.
     """
 
     title: str
@@ -86,9 +75,9 @@ class Findings:
         methods: Names of the fine-tuned models, in the order asked for.
         stages: By stage, then by method, what was measured of the features.
         changes: By method, of the parameters.
-        classes: Names of the classes; empty without ground truth.
+        classes: Their names; empty without ground truth.
         palette: RGB of each class, 0 to 255.
-        images: Names of the images.
+        images: Their names.
         notes: What a reader has to know of data and models; first of the data, then of each model.
         sheets: By method, and ``'least'`` or ``'most'`` distorted, the rows of a contact sheet.
     """

@@ -21,23 +21,13 @@ from mmseg_daft.core.distortion import CrossMoments, debiased_cka, feature_disto
 VOID = 255
 """The label of pixels without ground truth."""
 
-COSINE_EDGES = np.linspace(-1, 1, 4001)
-"""Bins of 0.0005."""
-
-DISTANCE_EDGES = np.geomspace(1e-6, 1e6, 2764)
-"""Bins of 1 %."""
-
+COSINE_EDGES = np.linspace(-1, 1, 4001)  # bins of 0.0005
+DISTANCE_EDGES = np.geomspace(1e-6, 1e6, 2764)  # bins of 1 %
 RESAMPLES, REPLICATES = 2000, 100  # of the bootstrap over images: of their values, and of histograms in a stream
 
 
 class Median(NamedTuple):
-    """A median with its 95 % bootstrap interval.
-
-    Attributes:
-        value: The median; NaN without values.
-        low: The lower end; NaN for fewer than five values, which say nothing of their spread.
-        high: The upper end.
-    """
+    """A median with its 95 % bootstrap interval: NaN for fewer than five values, which say nothing of their spread."""
 
     value: float
     low: float = np.nan
@@ -48,22 +38,14 @@ def median_with_interval(values: Sequence[float]) -> Median:
     """Return the median and its percentile bootstrap interval (Efron and Tibshirani 1993), the same in every call."""
     data = np.asarray(values, np.float64)
     if len(data) < 5:
-        return Median(float(np.median(data)) if len(data) else np.nan)
+        return Median(float(np.median(data)))
     rng = np.random.default_rng(0)
     parts = [np.median(data[rng.integers(0, len(data), (100, len(data)))], axis=1) for _ in range(RESAMPLES // 100)]
     return Median(float(np.median(data)), *map(float, np.quantile(np.concatenate(parts), [0.025, 0.975])))
 
 
 def count(values: Tensor, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Count values between edges, as NumPy does, and beyond them.
-
-    Args:
-        values: Of any shape.
-        edges: The bounds of the bins, rising.
-
-    Returns:
-        Counts ``(len(edges) + 1,)``: values below all bins first, those above them last.
-    """
+    """Count values between rising edges, as NumPy does; those below all bins come first, those above them last."""
     flat = values.detach().double().flatten()
     index = torch.bucketize(flat, torch.as_tensor(edges, device=flat.device), right=True)
     index[flat == edges[-1]] -= 1
@@ -75,10 +57,6 @@ class PixelHistogram:
 
     An interval for a median has to resample images, not pixels, which depend on their neighbors: the Poisson bootstrap
     (Hanley and MacGibbon, 2006) does so in a stream, each image entering each replicate a random number of times.
-
-    Args:
-        edges: The bounds of the bins.
-        replicates: How many bootstrap replicates to count.
     """
 
     def __init__(self, edges: NDArray[np.float64], replicates: int = REPLICATES) -> None:
@@ -116,16 +94,14 @@ class PixelHistogram:
 
     def median(self) -> Median:
         """Return the median and its bootstrap interval over images."""
-        values = [self._quantile(counts, 0.5) for counts in self.replicates if counts.any()]
+        values = [self.quantile(0.5, counts) for counts in self.replicates if counts.any()]
         if self.images < 5 or not values:
             return Median(self.quantile(0.5))
         return Median(self.quantile(0.5), *map(float, np.quantile(values, [0.025, 0.975])))
 
-    def quantile(self, share: float) -> float:
-        """Return a quantile; NaN where nothing was counted."""
-        return self._quantile(self.counts, share)
-
-    def _quantile(self, counts: NDArray[np.int64], share: float) -> float:
+    def quantile(self, share: float, counts: NDArray[np.int64] | None = None) -> float:
+        """Return a quantile of what was counted, or of a replicate's ``counts``; NaN where nothing was."""
+        counts = self.counts if counts is None else counts
         cumulative = counts.cumsum()
         if not cumulative[-1]:
             return np.nan
@@ -138,15 +114,9 @@ class PixelHistogram:
 
 @dataclass
 class ImageDistortion:
-    """Distortion of one image's features.
+    """Distortion of one image's features: of the map averaged over its pixels, and the mean over pixels.
 
-    Attributes:
-        number: Of the image in the data set.
-        cosine_similarity: Of the map averaged over its pixels.
-        l2_distance: Of the same.
-        pixel_cosine: Mean of the cosine similarity over the pixels.
-        class_pixels: By class, how many positions have it by the ground truth.
-        class_cosine: By class, the mean cosine similarity of these.
+    By class of the ground truth, how many positions have it, and their mean cosine similarity.
     """
 
     number: int
@@ -158,16 +128,9 @@ class ImageDistortion:
 
 
 class DistortionMeter:
-    """Measure how far one method moved one stage's features.
+    """Measure how far one method moved one stage's features: of each image, over all pixels, and over each class's.
 
-    Args:
-        classes: How many classes the ground truth has; 0 without.
-
-    Attributes:
-        images: Distortion of each image, by number.
-        pixel_cosine: Histogram of the cosine similarity over all pixels; ``pixel_distance`` is of the L2 distance.
-        class_cosine: By class, the same over its pixels; and ``class_distance``.
-        moments: For CKA: of features before with those after, before with themselves, after with themselves.
+    The moments are for CKA: of features before with those after, before with themselves, after with themselves.
     """
 
     def __init__(self, classes: int = 0) -> None:
@@ -186,8 +149,7 @@ class DistortionMeter:
 
         Args:
             images: Their numbers in the data set.
-            before: The pre-trained model's map ``(N, C, H, W)``.
-            after: The fine-tuned model's.
+            before: The pre-trained model's map ``(N, C, H, W)``; ``after`` is the fine-tuned model's.
             labels: Class ids at the map's positions ``(N, H, W)``, ``VOID`` where there is none; or ``None``.
             valid: Which positions are the image's and not padding, ``(N, H, W)``; ``None`` for all.
         """
@@ -208,13 +170,12 @@ class DistortionMeter:
                 self._add_classes(record, labels[i][inside], cosine, distance)
 
     def _add_classes(self, record: ImageDistortion, labels: Tensor, cosine: Tensor, distance: Tensor) -> None:
-        for class_ in labels.unique().tolist():
-            if class_ < len(self.class_cosine):
-                mine = labels == class_
-                self.class_cosine[class_].add(cosine[mine], record.number)
-                self.class_distance[class_].add(distance[mine], record.number)
-                record.class_pixels[class_] = int(mine.sum())
-                record.class_cosine[class_] = float(cosine[mine].mean())
+        for class_ in labels[labels < len(self.class_cosine)].unique().tolist():
+            mine = labels == class_
+            self.class_cosine[class_].add(cosine[mine], record.number)
+            self.class_distance[class_].add(distance[mine], record.number)
+            record.class_pixels[class_] = int(mine.sum())
+            record.class_cosine[class_] = float(cosine[mine].mean())
 
     def histograms(self) -> list[PixelHistogram]:
         """Return all histograms, in a fixed order."""

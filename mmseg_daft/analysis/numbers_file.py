@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmseg_daft.analysis.findings import Findings
-    from mmseg_daft.analysis.meter import Median, PixelHistogram
 
 COLUMNS = ('level', 'measure', 'method', 'stage', 'layer', 'class', 'image', 'bin_low', 'bin_high', 'statistic',
            'value')
+KEYS = ('method', 'stage', 'level', 'measure')
+"""What tells the numbers of a summary apart."""
+
+_OF_FEATURES = {'cosine': ('image', 'cosine_similarity'), 'l2': ('image', 'l2_distance'),
+                'pixel_cosine': ('pixel', 'cosine_similarity'), 'pixel_l2': ('pixel', 'l2_distance'),
+                'cka': ('stage', 'cka'), 'debiased_cka': ('stage', 'debiased_cka')}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV, with empty cells for what a row lacks."""
+    """Write columns of rows as CSV, with empty cells for what a row lacks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, restval='', lineterminator='\n')
+        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
 
@@ -37,23 +42,20 @@ def write_numbers(findings: Findings, path: Path) -> None:
 
 def _rows(findings: Findings) -> Iterator[dict[str, object]]:
     for row in findings.summary():
-        where = {'method': row['method'], 'stage': row['stage']}
-        for level, prefix in (('image', ''), ('pixel', 'pixel_')):
-            for key, measure in (('cosine', 'cosine_similarity'), ('l2', 'l2_distance')):
-                yield from _median(dict(where, level=level, measure=measure), row[f'{prefix}{key}'])
-        for key in ('cka', 'debiased_cka'):
-            yield dict(where, level='stage', measure=key, statistic='value', value=row[key])
+        for key, (level, measure) in _OF_FEATURES.items():
+            yield from _numbers(dict(row, level=level, measure=measure), row[key])
     for row in findings.class_summary():
-        where = {'method': row['method'], 'stage': row['stage'], 'class': row['class'], 'level': 'class'}
-        yield dict(where, measure='cosine_similarity', statistic='pixels', value=row['pixels'])
-        for statistic, value in zip(('pixel_lower_quartile', 'pixel_median', 'pixel_upper_quartile'),
-                                    (row['quartiles'][0], row['pixel_cosine'], row['quartiles'][1]), strict=True):
-            yield dict(where, measure='cosine_similarity', statistic=statistic, value=value)
+        where = dict(row, level='class', measure='cosine_similarity')
+        low, high = row['quartiles']
+        yield dict(where, statistic='pixels', value=row['pixels'])
+        yield dict(where, statistic='pixel_lower_quartile', value=low)
+        yield dict(where, statistic='pixel_median', value=row['pixel_cosine'])
+        yield dict(where, statistic='pixel_upper_quartile', value=high)
         yield dict(where, measure='l2_distance', statistic='pixel_median', value=row['pixel_l2'])
-        yield from _median(dict(where, measure='image_mean_cosine_similarity'), row['image_cosine'])
+        yield from _numbers(dict(where, measure='image_mean_cosine_similarity'), row['image_cosine'])
     for stage, meters in findings.stages.items():
         for method, meter in meters.items():
-            where = {'method': method, 'stage': stage}
+            where = dict(method=method, stage=stage)
             for image in meter.images:
                 which = dict(where, level='image', image=findings.images[image.number], statistic='value')
                 yield dict(which, measure='cosine_similarity', value=image.cosine_similarity)
@@ -62,27 +64,28 @@ def _rows(findings: Findings) -> Iterator[dict[str, object]]:
                 for class_, cosine in image.class_cosine.items():
                     yield {**which, 'level': 'class', 'class': findings.classes[class_],
                            'measure': 'image_mean_cosine_similarity', 'value': cosine}
-            yield from _histogram(dict(where, level='pixel', measure='cosine_similarity'), meter.pixel_cosine)
-            yield from _histogram(dict(where, level='pixel', measure='l2_distance'), meter.pixel_distance)
+            histograms = {'cosine_similarity': meter.pixel_cosine, 'l2_distance': meter.pixel_distance}
+            for measure, histogram in histograms.items():
+                bounds = histogram.bounds.tolist()
+                for i in histogram.counts.nonzero()[0].tolist():
+                    yield dict(where, level='pixel', measure=measure, bin_low=bounds[i], bin_high=bounds[i + 1],
+                               statistic='count', value=int(histogram.counts[i]))
     for method, changes in findings.changes.items():
+        where = dict(level='layer', method=method, statistic='value')
         for tensor, value in changes.changes.items():
-            yield dict(level='layer', measure=f'relative_change_{tensor.kind}', method=method, stage=tensor.stage,
-                       layer=tensor.layer, statistic='value', value=value)
+            yield dict(where, measure=f'relative_change_{tensor.kind}', stage=tensor.stage, layer=tensor.layer,
+                       value=value)
         for layer, drift in changes.drift.items():
             for measure, value in drift._asdict().items():
-                yield dict(level='layer', measure=f'bn_drift_{measure}', method=method, layer=layer,
-                           statistic='value', value=value)
+                yield dict(where, measure=f'bn_drift_{measure}', layer=layer, value=value)
 
 
-def _median(where: dict[str, object], median: Median) -> Iterator[dict[str, object]]:
-    for statistic, value in zip(('median', 'interval_low', 'interval_high'), median, strict=True):
-        yield dict(where, statistic=statistic, value=value)
-
-
-def _histogram(where: dict[str, object], histogram: PixelHistogram) -> Iterator[dict[str, object]]:
-    bounds = histogram.bounds.tolist()
-    for i in histogram.counts.nonzero()[0].tolist():
-        yield dict(where, bin_low=bounds[i], bin_high=bounds[i + 1], statistic='count', value=int(histogram.counts[i]))
+def _numbers(where: dict[str, object], value: object) -> Iterator[dict[str, object]]:
+    """Yield a number, or a median and its interval."""
+    named = {'value': value} if isinstance(value, float) else dict(
+        zip(('median', 'interval_low', 'interval_high'), value, strict=True))
+    for statistic, number in named.items():
+        yield dict(where, statistic=statistic, value=number)
 
 
 def average(paths: Sequence[Path]) -> list[dict[str, object]]:
@@ -102,25 +105,24 @@ def average(paths: Sequence[Path]) -> list[dict[str, object]]:
             raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
                              'one of them alone. Analyze the same methods and stages, by the same names.')
     values = {key: [each[key] for each in summaries] for key in summaries[0]}
-    return [dict(zip(('method', 'stage', 'level', 'measure'), key, strict=True), runs=len(paths),
-                 mean=statistics.fmean(numbers), standard_deviation=statistics.stdev(numbers))
-            for key, numbers in values.items()]
+    return [dict(zip(KEYS, key, strict=True), runs=len(paths), mean=statistics.fmean(numbers),
+                 standard_deviation=statistics.stdev(numbers)) for key, numbers in values.items()]
 
 
-def _summary(path: Path) -> dict[tuple[str, str, str, str], float]:
-    found: dict[tuple[str, str, str, str], list[float]] = {}
+def _summary(path: Path) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], list[float]] = {}
     try:
         with path.open(newline='', encoding='utf-8') as file:
             for row in csv.DictReader(file):
-                of_layer, stage = row['level'] == 'layer', row['level'] == 'stage'
-                if of_layer or stage or (row['level'] in ('image', 'pixel') and row['statistic'] == 'median'):
-                    key = (row['method'], '' if of_layer else row['stage'], row['level'], row['measure'])
-                    found.setdefault(key, []).append(float(row['value']))
+                if row['level'] == 'layer':
+                    row['stage'] = ''
+                elif row['level'] != 'stage' and (row['level'] == 'class' or row['statistic'] != 'median'):
+                    continue
+                found.setdefault(tuple(row[key] for key in KEYS), []).append(float(row['value']))
     except FileNotFoundError as error:
         raise ValueError(f'There is no {path}. mmseg-daft analyze --out DIR writes DIR/numbers.csv.') from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is not the numbers.csv of mmseg-daft analyze ({error!r}).') from error
     if not found:
         raise ValueError(f'{path} holds no numbers. Run mmseg-daft analyze again.')
-    layers_last = sorted(found, key=lambda key: key[2] == 'layer')
-    return {key: statistics.median(found[key]) for key in layers_last}
+    return {key: statistics.median(values) for key, values in found.items()}
