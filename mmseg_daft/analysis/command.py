@@ -27,7 +27,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,22 +72,15 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'mmseg-daft analyze: {error}', file=sys.stderr)
         return 1
-    finally:
-        if args.launcher == 'pytorch':
-            import torch
-
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
     return 0
 
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
-    from mmseg_daft.analysis.numbers_file import average, write_csv
+    from mmseg_daft.analysis.numbers_file import KEYS, average, write_csv
 
     rows = average(paths)
-    heads = ('method', 'stage', 'level', 'measure')
-    print_table(console, f'Over {len(paths)} analyses', (*heads, 'mean ± std'), [
-        [*(str(row[head]) for head in heads), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
+    print_table(console, f'Over {len(paths)} analyses', (*KEYS, 'mean ± std'), [
+        [*(str(row[key]) for key in KEYS), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
         texts=4)
     if out:
         write_csv(out, list(rows[0]), [
@@ -114,10 +108,10 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
         'cfg-options': args.cfg_options}
     refuse_other_report(out, 'report.html', made_from)
-    _join_processes(args.launcher)
-    findings = measure(
-        cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
-        batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
+    with _processes(args.launcher):
+        findings = measure(
+            cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
+            batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
     if findings is not None:
         write_report(out, findings, args.formats, console)
         write_atomically(out / MADE_FROM, made_from)
@@ -146,12 +140,11 @@ def _read_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def _join_processes(launcher: str) -> None:
-    """Join torchrun's processes in one group.
-
-    The group is gloo's also on GPUs: all that is exchanged is the numbers at the end.
-    """
+@contextmanager
+def _processes(launcher: str) -> Iterator[None]:
+    """Join torchrun's processes in a group, gloo's also on GPUs: all they exchange is the numbers at the end."""
     if launcher == 'none':
+        yield
         return
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft analyze ... '
@@ -161,6 +154,10 @@ def _join_processes(launcher: str) -> None:
     torch.distributed.init_process_group('gloo')
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
@@ -172,15 +169,13 @@ def show_findings(console: Console, findings: Findings, last_stage_only: bool = 
         text = shown(value)
         return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
 
-    rows = findings.summary()
-    if last_stage_only:
-        rows = [row for row in rows if row['stage'] == rows[-1]['stage']]
-    keys = ('stage', 'method', 'cosine', 'l2', 'pixel_cosine', 'cka', 'debiased_cka')
-    print_table(
-        console, 'Feature distortion, before vs after (medians with 95 % intervals)',
-        ('stage', 'method', 'cosine simi-\nlarity,\nper image', 'L2 distance,\nper image',
-         'cosine simi-\nlarity,\nper pixel', 'linear\nCKA', 'CKA,\ndebiased'),
-        [[cell(row[key]) for key in keys] for row in rows], texts=2)
+    rows = [row for row in findings.summary()
+            if not last_stage_only or row['stage'] == list(findings.stages)[-1]]
+    heads = {'stage': 'stage', 'method': 'method', 'cosine': 'cosine simi-\nlarity,\nper image',
+             'l2': 'L2 distance,\nper image', 'pixel_cosine': 'cosine simi-\nlarity,\nper pixel',
+             'cka': 'linear\nCKA', 'debiased_cka': 'CKA,\ndebiased'}
+    print_table(console, 'Feature distortion, before vs after (medians with 95 % intervals)', list(heads.values()),
+                [[cell(row[key]) for key in heads] for row in rows], texts=2)
     names = {
         **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
     summary = findings.change_summary()

@@ -117,11 +117,9 @@ def numbers(shift: Shift) -> dict[str, float]:
     Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all but
     dead in the source divides by a variance of next to nothing.
     """
-    mean_shift, log_var_ratio = shift.average
     return dict(
         channels=len(shift.mean),
-        mean_shift=mean_shift,
-        log_var_ratio=log_var_ratio,
+        **shift.average._asdict(),
         signed_log_var_ratio=float(shift.log_var_ratio.mean()),
         divergence=float(shift.divergence.median()),
         mean_divergence=float(shift.mean_divergence.median()),
@@ -130,12 +128,7 @@ def numbers(shift: Shift) -> dict[str, float]:
 
 
 def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
-    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs.
-
-    Args:
-        rows: The numbers of each layer.
-        accuracies: What was measured of the features, or ``None``.
-    """
+    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs."""
     means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))
     share = f', {means / (means + variances):.0%} of it from means' if means + variances else ''
     stages = {row['stage']: median(r['divergence'] for r in rows if r['stage'] == row['stage']) for row in rows}
