@@ -49,12 +49,9 @@ _HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
 UNDATED: Mapping[str, dict[str, None]] = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
 """What leaves the time of drawing out of a file."""
 
-Style = Mapping[str, Any]
-"""Color, marker and dashes."""
 
-
-def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Return each method's style; the paper's methods have the same in every figure."""
+def styles(methods: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return each method's color, marker and dashes; the paper's methods have the same in every figure."""
     taken = {method: _USUAL[method] for method in methods if method in _USUAL}
     free = itertools.cycle(look for look in _STYLES if look not in taken.values())
     return {method: taken.get(method) or next(free) for method in methods}
@@ -78,9 +75,7 @@ def draw_distributions(findings: Findings, pixels: bool) -> Figure:
     axes = figure.subplots(len(findings.stages), 2, squeeze=False)
     for row, (stage, meters) in zip(axes, findings.stages.items(), strict=True):
         for axis, cosine in zip(row, (True, False), strict=True):
-            sample = _pixels if pixels else _images
-            _draw_densities(axis, {method: sample(meter, cosine) for method, meter in meters.items()},
-                            styles(findings.methods))
+            _draw_densities(axis, {method: _sample(meter, cosine, pixels) for method, meter in meters.items()})
             measure = 'cosine similarity, per {} (higher' if cosine else 'L2 distance, per {} (lower'
             axis.set(xlabel=f'{measure.format("pixel" if pixels else "image")}: less distortion)',
                      ylabel='share per bin', title=f'Stage {stage}')
@@ -88,25 +83,18 @@ def draw_distributions(findings: Findings, pixels: bool) -> Figure:
     return figure
 
 
-Sample = tuple[NDArray[np.float64], NDArray[np.float64], Median]
-"""Values, how often each occurs, and their median."""
-
-
-def _images(meter: DistortionMeter, cosine: bool) -> Sample:
-    values = np.array([image.cosine_similarity if cosine else image.l2_distance for image in meter.images])
-    return values, np.ones(len(values)), median_with_interval(values)
-
-
-def _pixels(meter: DistortionMeter, cosine: bool) -> Sample:
-    """Put each bin's counts at its middle."""
+def _sample(meter: DistortionMeter, cosine: bool, pixels: bool) -> tuple[NDArray[Any], NDArray[Any], Median]:
+    """Return values, how often each occurs, and their median; pixels are at the middles of their bins."""
+    if not pixels:
+        values = np.array([image.cosine_similarity if cosine else image.l2_distance for image in meter.images])
+        return values, np.ones(len(values)), median_with_interval(values)
     histogram = meter.pixel_cosine if cosine else meter.pixel_distance
-    middles = (histogram.bounds[1:] + histogram.bounds[:-1]) / 2
+    middles = ((histogram.bounds[1:] + histogram.bounds[:-1]) / 2).clip(histogram.least, histogram.largest)
     full = histogram.counts > 0
-    return (middles[full].clip(histogram.least, histogram.largest), histogram.counts[full].astype(float),
-            histogram.median())
+    return middles[full], histogram.counts[full], histogram.median()
 
 
-def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[str, Style]) -> None:
+def _draw_densities(axis: Axes, samples: Mapping[str, tuple[NDArray[Any], NDArray[Any], Median]]) -> None:
     """Overlay one histogram for each method, all with the same bins, and above them the medians with intervals."""
     bounds = np.array([_bounds(x, counts) for x, counts, _ in samples.values()])
     low, high = bounds[:, 0].min(), bounds[:, 1].max()
@@ -116,8 +104,8 @@ def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[st
     shares = {method: np.histogram(x.clip(low, high), edges, weights=counts)[0] / counts.sum()
               for method, (x, counts, _) in samples.items()}
     top = float(max(share.max() for share in shares.values()))
-    for i, (method, (*_, median)) in enumerate(samples.items()):
-        look, y = looks[method], top * (1.12 + 0.1 * i)
+    for i, (method, look) in enumerate(styles(list(samples)).items()):
+        median, y = samples[method][-1], top * (1.12 + 0.1 * i)
         axis.stairs(shares[method], edges, fill=True, color=look['color'], alpha=0.12)
         axis.stairs(shares[method], edges, color=look['color'], linestyle=look['linestyle'], linewidth=1.4)
         if np.isfinite(median.low):
@@ -127,7 +115,7 @@ def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[st
     axis.set_ylim(0, top * (1.15 + 0.1 * len(samples)))
 
 
-def _bounds(x: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:
+def _bounds(x: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float]:
     """From the least to the largest value, but for the farthest 0.2 %, which are drawn at the rim."""
     order = np.argsort(x)
     share = counts[order].cumsum() / counts.sum()
@@ -147,9 +135,8 @@ def draw_changes(findings: Findings) -> Figure:
 def draw_kind(axis: Axes, findings: Findings, kind: str) -> None:
     """Draw the relative changes of one kind of tensor; those of means and variances on a log scale, as in the paper."""
     log = kind in ('bn_mean', 'bn_variance')
-    _draw_layers(axis, findings, {
-        method: {tensor.layer: value for tensor, value in changes.of_kind(kind).items()}
-        for method, changes in findings.changes.items()}, log)
+    _draw_layers(axis, {method: {tensor.layer: value for tensor, value in changes.of_kind(kind).items()}
+                        for method, changes in findings.changes.items()}, log)
     axis.set(title=f'{KINDS[kind].capitalize().replace("bn", "BN")}{" (log scale)" if log else ""}',
              ylabel='relative change')
 
@@ -159,8 +146,8 @@ def draw_drift(findings: Findings) -> Figure:
     figure = Figure((7.2, 4.2), layout='constrained')
     axes = figure.subplots(2, 1)
     for axis, measure in zip(axes, ('mean_shift', 'log_var_ratio'), strict=True):
-        _draw_layers(axis, findings, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
-                                      for method, changes in findings.changes.items()}, log=True)
+        _draw_layers(axis, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
+                            for method, changes in findings.changes.items()}, log=True)
     axes[0].set(title='BN drift: running statistics before and after fine-tuning (log scale)',
                 ylabel='mean shift (std. dev.)')
     axes[1].set_ylabel('|ln variance ratio|')
@@ -175,13 +162,13 @@ def _named(figure: Figure, axes: Sequence[Axes], layers: str) -> Figure:
     return figure
 
 
-def _draw_layers(axis: Axes, findings: Findings, series: Mapping[str, Mapping[str, float]], log: bool) -> None:
+def _draw_layers(axis: Axes, series: Mapping[str, Mapping[str, float]], log: bool) -> None:
     """Draw one line for each method over the layers; on a log scale, layers that did not change are left out."""
-    for method, values in series.items():
-        shown = [value if np.isfinite(value) and (value > 0 or not log) else np.nan for value in values.values()]
-        axis.plot(shown, label=method, markersize=3.2, linewidth=1.1, markeredgewidth=0,
-                  **styles(findings.methods)[method])
-    _mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in series[findings.methods[0]]])
+    for method, look in styles(list(series)).items():
+        layers, changes = list(series[method]), np.array(list(series[method].values()))
+        shown = np.where(np.isfinite(changes) & ((changes > 0) | (not log)), changes, np.nan)
+        axis.plot(shown, label=method, markersize=3.2, linewidth=1.1, markeredgewidth=0, **look)
+    _mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in layers])
     if not log:
         axis.set_ylim(bottom=0)
     elif any(value > 0 for values in series.values() for value in values.values()):

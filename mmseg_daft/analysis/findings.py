@@ -69,15 +69,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that an analysis found.
+    """All that an analysis found, by the names of methods, stages, images and, with ground truth, classes.
 
     Attributes:
-        methods: Names of the fine-tuned models, in the order asked for.
         stages: By stage, then by method, what was measured of the features.
         changes: By method, of the parameters.
-        classes: Their names; empty without ground truth.
         palette: RGB of each class, 0 to 255.
-        images: Their names.
         notes: What a reader has to know of data and models; first of the data, then of each model.
         sheets: By method, and ``'least'`` or ``'most'`` distorted, the rows of a contact sheet.
     """

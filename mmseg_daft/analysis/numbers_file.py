@@ -35,12 +35,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, ob
         writer.writerows(rows)
 
 
-def write_numbers(findings: Findings, path: Path) -> None:
-    """Write all numbers of an analysis."""
-    write_csv(path, COLUMNS, _rows(findings))
-
-
-def _rows(findings: Findings) -> Iterator[dict[str, object]]:
+def number_rows(findings: Findings) -> Iterator[dict[str, object]]:
+    """Yield all numbers of an analysis, as rows that have ``COLUMNS`` or some of them, among others."""
     for row in findings.summary():
         for key, (level, measure) in _OF_FEATURES.items():
             yield from _numbers(dict(row, level=level, measure=measure), row[key])

@@ -18,7 +18,7 @@ from rich.progress import track
 from mmseg_daft.analysis import figures as draw
 from mmseg_daft.analysis.findings import Findings, Scene
 from mmseg_daft.analysis.meter import Median
-from mmseg_daft.analysis.numbers_file import write_numbers
+from mmseg_daft.analysis.numbers_file import COLUMNS, number_rows, write_csv
 from mmseg_daft.core.distortion import KINDS
 from mmseg_daft.files import read_json, write_atomically
 
@@ -48,7 +48,7 @@ def write_report(out: Path, findings: Findings, formats: Sequence[str], console:
                                   disable=console is None):
             draw.save_figure(figure, out / 'figures', name, formats)
             sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
-    write_numbers(findings, out / 'numbers.csv')
+    write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
     environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)
