@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
-    from mmseg_daft.analysis.numbers_file import KEYS, average, write_csv
+    from mmseg_daft.analysis.report import KEYS, average, write_csv
 
     rows = average(paths)
     print_table(console, f'Over {len(paths)} analyses', (*KEYS, 'mean ± std'), [

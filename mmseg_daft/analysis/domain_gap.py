@@ -62,8 +62,7 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.command import print_table
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
     from mmseg_daft.analysis.linear_probe import measure_accuracies
-    from mmseg_daft.analysis.numbers_file import write_csv
-    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, quiet
     from mmseg_daft.files import write_atomically
     from mmseg_daft.offline.start import read_start

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,12 +23,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from mmseg_daft.analysis.findings import Findings, Scene
-from mmseg_daft.analysis.meter import DistortionMeter, Median, median_with_interval
+from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scene, median_with_interval
+from mmseg_daft.analysis.linear_probe import Accuracies
 from mmseg_daft.core.distortion import KINDS, stage_of
-
-if TYPE_CHECKING:
-    from mmseg_daft.analysis.linear_probe import Accuracies
 
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and
 # dashes keep apart in gray.
@@ -47,7 +44,6 @@ _SETTINGS = {
 _HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
 
 UNDATED: Mapping[str, dict[str, None]] = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
-"""What leaves the time of drawing out of a file."""
 
 
 def styles(methods: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -207,9 +203,7 @@ def draw_cka(findings: Findings) -> Figure:
         for method, look in styles(findings.methods).items():
             values = [cka(meters[method]) for meters in findings.stages.values()]
             axis.plot(range(len(stages)), values, label=method, markersize=5, linewidth=1.3, **look)
-        axis.set_xticks(range(len(stages)), stages)
-        axis.set_xlim(-0.3, len(stages) - 0.7)
-        axis.set_xlabel('stage')
+        axis.set(xticks=range(len(stages)), xticklabels=stages, xlim=(-0.3, len(stages) - 0.7), xlabel='stage')
     images = len(findings.stages[stages[0]][findings.methods[0]].images)
     axes[0].set(title=f'Linear CKA, before vs after ({images} images)', ylabel='CKA (1: the same up to rotation)')
     axes[1].set_title('debiased (for few images)')
@@ -231,11 +225,10 @@ def draw_classes(findings: Findings, stage: str) -> Figure:
         axis.hlines(y, quartiles[:, 0], quartiles[:, 1], color=look['color'], linewidth=1.6)
         axis.plot([row['pixel_cosine'] for row in mine], y, marker=look['marker'], linestyle='', markersize=5,
                   color=look['color'], label=method, markeredgecolor='white', markeredgewidth=0.5)
-    axis.set_yticks(range(len(classes)), classes)
-    axis.set_ylim(len(classes) - 0.5, -0.5)
     axis.tick_params(axis='y', length=0)
     axis.grid(axis='x', color='0.9', linewidth=0.6)
-    axis.set_xlabel(f'cosine similarity at the pixels of the class, stage {stage}: median and quartiles')
+    axis.set(yticks=range(len(classes)), yticklabels=classes, ylim=(len(classes) - 0.5, -0.5),
+             xlabel=f'cosine similarity at the pixels of the class, stage {stage}: median and quartiles')
     figure.legend(loc='outside upper center', ncols=len(looks))
     return figure
 
@@ -268,10 +261,9 @@ def draw_gap(
             axes[1].text(value + 0.02, i, f'{value:.0%}', va='center')
         axes[1].axvline(1 / accuracies.classes, color='black', linewidth=1, linestyle=':')
         axes[1].text(1 / accuracies.classes + 0.02, -0.52, 'chance', fontsize=8)
-        axes[1].set_yticks(range(len(bars)), list(bars))
         axes[1].tick_params(axis='y', length=0)
-        axes[1].set(ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1), xlabel='balanced accuracy on target pixels',
-                    title='How well the features serve')
+        axes[1].set(yticks=range(len(bars)), yticklabels=bars, ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1),
+                    xlabel='balanced accuracy on target pixels', title='How well the features serve')
     return figure
 
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from mmseg_daft.analysis.meter import VOID
+from mmseg_daft.analysis.findings import VOID
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.variant import ConversionVariant
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader

@@ -24,8 +24,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset, Subset
 
-from mmseg_daft.analysis.findings import Findings, Scene, choose
-from mmseg_daft.analysis.meter import VOID, DistortionMeter, ImageDistortion
+from mmseg_daft.analysis.findings import VOID, DistortionMeter, Findings, ImageDistortion, Scene, choose
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
@@ -66,11 +65,11 @@ def measure(
         loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
         changes = {run.name: changes_of(run, start) for run in loaded}
         places = _stage_places(start.model, stages)
-        data = _open_images(cfg, split)
-    total = len(data.names)
+        dataset, names, classes = _open_images(cfg, split)
+    total = len(names)
     count = min(images or total, total)
     numbers = [i * total // count for i in range(count)]
-    analyzer = _Analyzer(start, loaded, data, places, device, amp, None if rank else console)
+    analyzer = _Analyzer(start, loaded, dataset, names, classes, places, device, amp, None if rank else console)
     everyone = gather_object(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if everyone is None:
         return None
@@ -79,8 +78,8 @@ def measure(
         meters[stage][method].merge(other[stage][method])
 
     few = '' if count == total else f', evenly spread over {total}'
-    few += '' if data.labeled else ', without ground truth'
-    notes = [f'Data: {count} images of the {split} split{few}; {type(data.dataset).__name__}, '
+    few += '' if classes else ', without ground truth'
+    notes = [f'Data: {count} images of the {split} split{few}; {type(dataset).__name__}, '
              f'config {Path(cfg.filename or "without a name").name}.',
              f'Before: the pre-trained model, {start.source}.', *(f'{run.name}: {run.source}.' for run in loaded)]
     if not start.predicts:
@@ -91,8 +90,8 @@ def measure(
         notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
     if count < 5:
         notes.append(f'With {count} image{"s" * (count > 1)} there are no intervals, and CKA is not to be relied on.')
-    return Findings(tuple(runs), meters, changes, data.classes, data.dataset.metainfo.get('palette') or (), data.names,
-                    notes, analyzer.sheets(meters) if sheets else {})
+    return Findings(tuple(runs), meters, changes, classes, dataset.metainfo.get('palette') or (), names, notes,
+                    analyzer.sheets(meters) if sheets else {})
 
 
 def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
@@ -108,21 +107,12 @@ def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]
     return places if 'all' in wanted else {stage: places[stage] for stage in places if stage in wanted}
 
 
-@dataclass(frozen=True)
-class _Images:
-    """A data set, a short name of each image, and whether there is ground truth; without, there are no classes."""
+def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ...]]:
+    """Open a split with the pipeline of the validation, without ground truth where the files have none.
 
-    dataset: Any
-    names: Sequence[str]
-    labeled: bool
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return tuple(self.dataset.metainfo.get('classes') or ()) if self.labeled else ()
-
-
-def _open_images(cfg: Config, split: str) -> _Images:
-    """Open a split with the pipeline of the validation, without ground truth where the files have none."""
+    Returns:
+        The data set, a short name of each image, and the classes of the ground truth: none without.
+    """
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
         splits = [name for name in ('train', 'val', 'test') if cfg.get(f'{name}_dataloader')]
@@ -145,7 +135,7 @@ def _open_images(cfg: Config, split: str) -> _Images:
     paths = [Path(info['img_path']) for info in infos]
     times = Counter(path.name for path in paths)
     names = [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in paths]
-    return _Images(dataset, names, labeled)
+    return dataset, names, tuple(dataset.metainfo.get('classes') or ()) if labeled else ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +144,9 @@ class _Analyzer:
 
     start: LoadedModel
     runs: Sequence[LoadedModel]
-    images: _Images
+    dataset: Any
+    names: Sequence[str]
+    classes: Sequence[str]
     places: Mapping[str, int]
     device: torch.device
     amp: bool
@@ -162,9 +154,8 @@ class _Analyzer:
 
     def measure(self, numbers: Sequence[int], batch_size: int, workers: int) -> dict[str, dict[str, DistortionMeter]]:
         """Measure the features of some images, by stage and method."""
-        stages = {stage: {run.name: DistortionMeter(len(self.images.classes)) for run in self.runs}
-                  for stage in self.places}
-        samples = StackDataset(numbers, Subset(self.images.dataset, numbers))
+        stages = {stage: {run.name: DistortionMeter(len(self.classes)) for run in self.runs} for stage in self.places}
+        samples = StackDataset(numbers, Subset(self.dataset, numbers))
         batches = DataLoader(samples, batch_size, num_workers=workers, collate_fn=list)
         for batch in self._with_bar(batches, 'Measure images'):
             sizes = [sample['inputs'].shape for _, sample in batch]
@@ -206,7 +197,7 @@ class _Analyzer:
                 shrunk.append(F.interpolate(image, size=maps.shape[2:], mode='nearest-exact')[0, 0].long())
             return torch.stack(shrunk).to(self.device)
 
-        labels = shrink(sample.gt_sem_seg.data for sample in samples) if self.images.labeled else None
+        labels = shrink(sample.gt_sem_seg.data for sample in samples) if self.classes else None
         padded = any(size != (height, width) for size in sizes)
         return labels, shrink(torch.zeros(len(samples), 1, 1, 1)) != VOID if padded else None
 
@@ -220,7 +211,7 @@ class _Analyzer:
         for stage, features in maps.items():
             finite = torch.isfinite(features).flatten(1).all(1)
             if not finite.all():
-                image = self.images.names[numbers[int((~finite).nonzero()[0])]]
+                image = self.names[numbers[int((~finite).nonzero()[0])]]
                 raise ValueError(f'The features of {loaded.name} ({loaded.source}) at stage {stage} of {image} hold '
                                  f'NaN or infinite values{": try without --amp" if self.amp else ""}.')
         return maps
@@ -229,7 +220,7 @@ class _Analyzer:
         """Choose each method's least and most distorted images by the last stage, and show them."""
         stage, meters = list(stages.items())[-1]
         chosen = [(run, which, *choice) for run in self.runs for which in ('least', 'most')
-                  for choice in choose(meters[run.name].images, len(self.images.classes), which)]
+                  for choice in choose(meters[run.name].images, len(self.classes), which)]
         sheets: dict[tuple[str, str], list[Scene]] = {}
         for run, which, image, class_ in self._with_bar(chosen, 'Show images'):
             sheets.setdefault((run.name, which), []).append(self.scene(run, image, class_, stage))
@@ -238,7 +229,7 @@ class _Analyzer:
     @torch.no_grad()
     def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.images.dataset[image.number]
+        sample = self.dataset[image.number]
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
         before, after = (self.features(m, data['inputs'], [image.number])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
@@ -252,14 +243,14 @@ class _Analyzer:
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
             if loaded.predicts:
-                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.number]]))[0]
+                result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
                 predictions[title] = _nearest(result.pred_sem_seg.data, shape)
-        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        name = self.images.names[image.number].rsplit('.', 1)[0]
+        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.classes else None
+        name = self.names[image.number].rsplit('.', 1)[0]
         cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
         if class_ is not None:
-            title = f'{self.images.classes[class_]}\n{title}'
+            title = f'{self.classes[class_]}\n{title}'
         return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
 
     def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:

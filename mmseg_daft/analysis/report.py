@@ -1,11 +1,18 @@
-"""Write findings down: report.html with everything in it, and beside it figures and numbers.csv."""
+"""Write findings down: report.html with everything in it, and beside it figures and numbers.csv.
+
+A row of numbers.csv is a number, told apart by the columns before it. ``level`` says what it is about: ``image`` (the
+pooled feature), ``pixel``, ``class`` (its pixels), ``stage`` (CKA) or ``layer`` (Eq. 6, BN drift). Histograms over
+pixels are rows of counts, empty bins left out. Several such files, such as one for each seed, are averaged.
+"""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +23,19 @@ from rich.console import Console
 from rich.progress import track
 
 from mmseg_daft.analysis import figures as draw
-from mmseg_daft.analysis.findings import Findings, Scene
-from mmseg_daft.analysis.meter import Median
-from mmseg_daft.analysis.numbers_file import COLUMNS, number_rows, write_csv
+from mmseg_daft.analysis.findings import Findings, Median, Scene
 from mmseg_daft.core.distortion import KINDS
 from mmseg_daft.files import read_json, write_atomically
 
-MADE_FROM = 'made_from.json'
-"""The file that says what a report was made from."""
+MADE_FROM = 'made_from.json'  # says what a report was made from
+COLUMNS = ('level', 'measure', 'method', 'stage', 'layer', 'class', 'image', 'bin_low', 'bin_high', 'statistic',
+           'value')
+KEYS = ('method', 'stage', 'level', 'measure')
+"""What tells the numbers of a summary apart."""
+
+_OF_FEATURES = {'cosine': ('image', 'cosine_similarity'), 'l2': ('image', 'l2_distance'),
+                'pixel_cosine': ('pixel', 'cosine_similarity'), 'pixel_l2': ('pixel', 'l2_distance'),
+                'cka': ('stage', 'cka'), 'debiased_cka': ('stage', 'debiased_cka')}
 
 
 def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
@@ -112,3 +124,101 @@ def _sort_key(cell: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return '' if math.isnan(value) else math.copysign(1e308, value)  # as JavaScript reads numbers
     return value
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write columns of rows as CSV, with empty cells for what a row lacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def number_rows(findings: Findings) -> Iterator[dict[str, object]]:
+    """Yield all numbers of an analysis, as rows that have ``COLUMNS`` or some of them, among others."""
+    for row in findings.summary():
+        for key, (level, measure) in _OF_FEATURES.items():
+            yield from _numbers(dict(row, level=level, measure=measure), row[key])
+    for row in findings.class_summary():
+        where = dict(row, level='class', measure='cosine_similarity')
+        low, high = row['quartiles']
+        yield dict(where, statistic='pixels', value=row['pixels'])
+        yield dict(where, statistic='pixel_lower_quartile', value=low)
+        yield dict(where, statistic='pixel_median', value=row['pixel_cosine'])
+        yield dict(where, statistic='pixel_upper_quartile', value=high)
+        yield dict(where, measure='l2_distance', statistic='pixel_median', value=row['pixel_l2'])
+        yield from _numbers(dict(where, measure='image_mean_cosine_similarity'), row['image_cosine'])
+    for stage, meters in findings.stages.items():
+        for method, meter in meters.items():
+            where = dict(method=method, stage=stage)
+            for image in meter.images:
+                which = dict(where, level='image', image=findings.images[image.number], statistic='value')
+                yield dict(which, measure='cosine_similarity', value=image.cosine_similarity)
+                yield dict(which, measure='l2_distance', value=image.l2_distance)
+                yield dict(which, measure='pixel_mean_cosine_similarity', value=image.pixel_cosine)
+                for class_, cosine in image.class_cosine.items():
+                    yield {**which, 'level': 'class', 'class': findings.classes[class_],
+                           'measure': 'image_mean_cosine_similarity', 'value': cosine}
+            histograms = {'cosine_similarity': meter.pixel_cosine, 'l2_distance': meter.pixel_distance}
+            for measure, histogram in histograms.items():
+                bounds = histogram.bounds.tolist()
+                for i in histogram.counts.nonzero()[0].tolist():
+                    yield dict(where, level='pixel', measure=measure, bin_low=bounds[i], bin_high=bounds[i + 1],
+                               statistic='count', value=int(histogram.counts[i]))
+    for method, changes in findings.changes.items():
+        where = dict(level='layer', method=method, statistic='value')
+        for tensor, value in changes.changes.items():
+            yield dict(where, measure=f'relative_change_{tensor.kind}', stage=tensor.stage, layer=tensor.layer,
+                       value=value)
+        for layer, drift in changes.drift.items():
+            for measure, value in drift._asdict().items():
+                yield dict(where, measure=f'bn_drift_{measure}', layer=layer, value=value)
+
+
+def _numbers(where: dict[str, object], value: object) -> Iterator[dict[str, object]]:
+    """Yield a number, or a median and its interval."""
+    named = {'value': value} if isinstance(value, float) else dict(
+        zip(('median', 'interval_low', 'interval_high'), value, strict=True))
+    for statistic, number in named.items():
+        yield dict(where, statistic=statistic, value=number)
+
+
+def average(paths: Sequence[Path]) -> list[dict[str, object]]:
+    """Return mean and standard deviation of each number of a summary over several analyses, a row for each.
+
+    A summary is of medians over images or pixels, CKA, and medians over layers, which have no stage.
+
+    Raises:
+        ValueError: There are fewer than two files, one comes twice or is no analysis, or they hold different things.
+    """
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise ValueError('A standard deviation needs two analyses or more, each once: name their numbers.csv.')
+    summaries = [_summary(path) for path in paths]
+    for path, other in zip(paths[1:], summaries[1:], strict=True):
+        differs = sorted(set(other) ^ set(summaries[0]))
+        if differs:
+            raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
+                             'one of them alone. Analyze the same methods and stages, by the same names.')
+    values = {key: [each[key] for each in summaries] for key in summaries[0]}
+    return [dict(zip(KEYS, key, strict=True), runs=len(paths), mean=statistics.fmean(numbers),
+                 standard_deviation=statistics.stdev(numbers)) for key, numbers in values.items()]
+
+
+def _summary(path: Path) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], list[float]] = {}
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            for row in csv.DictReader(file):
+                if row['level'] == 'layer':
+                    row['stage'] = ''
+                elif row['level'] != 'stage' and (row['level'] == 'class' or row['statistic'] != 'median'):
+                    continue
+                found.setdefault(tuple(row[key] for key in KEYS), []).append(float(row['value']))
+    except FileNotFoundError as error:
+        raise ValueError(f'There is no {path}. mmseg-daft analyze --out DIR writes DIR/numbers.csv.') from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} is not the numbers.csv of mmseg-daft analyze ({error!r}).') from error
+    if not found:
+        raise ValueError(f'{path} holds no numbers. Run mmseg-daft analyze again.')
+    return {key: statistics.median(values) for key, values in found.items()}
