@@ -25,7 +25,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from demo.render import render_data_set
-from mmseg_daft.analysis.command import show_findings
 from mmseg_daft.run_output import RunFailedError, conversion_summary
 
 if TYPE_CHECKING:
@@ -170,6 +169,8 @@ def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, fl
 
 def conclude(console: Console, demo: Demo, rows: dict[str, dict[str, float]], findings: Findings) -> None:
     """Print the table and how to read it."""
+    from mmseg_daft.analysis.report import show_findings  # slow to import
+
     table = Table(title=f'\nSource to target domain, seed {demo.seed}', title_style='bold')
     table.add_column('')
     for heading in ('mIoU % on\ntarget', 'mIoU % on\nsource', 'features: cosine\nsimilarity', 'features: L2\ndistance'):

@@ -30,12 +30,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mmseg_daft.analysis.findings import Findings
 
 FORMATS = ('png', 'pdf', 'svg')
 
@@ -77,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
     from mmseg_daft.analysis.report import KEYS, average, write_csv
+    from mmseg_daft.console import print_table
 
     rows = average(paths)
     print_table(console, f'Over {len(paths)} analyses', (*KEYS, 'mean ± std'), [
@@ -94,7 +93,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
-    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_report
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.files import write_atomically
@@ -158,49 +157,3 @@ def _processes(launcher: str) -> Iterator[None]:
         yield
     finally:
         torch.distributed.destroy_process_group()
-
-
-def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
-    """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
-    from mmseg_daft.analysis.report import shown
-    from mmseg_daft.core.distortion import KINDS
-
-    def cell(value: Any) -> str:  # an interval on a line of its own
-        text = shown(value)
-        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
-
-    rows = [row for row in findings.summary()
-            if not last_stage_only or row['stage'] == list(findings.stages)[-1]]
-    heads = {'stage': 'stage', 'method': 'method', 'cosine': 'cosine simi-\nlarity,\nper image',
-             'l2': 'L2 distance,\nper image', 'pixel_cosine': 'cosine simi-\nlarity,\nper pixel',
-             'cka': 'linear\nCKA', 'debiased_cka': 'CKA,\ndebiased'}
-    print_table(console, 'Feature distortion, before vs after (medians with 95 % intervals)', list(heads.values()),
-                [[cell(row[key]) for key in heads] for row in rows], texts=2)
-    names = {
-        **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
-    summary = findings.change_summary()
-    for some in (summary[i:i + 4] for i in range(0, len(summary), 4)):  # more do not fit side by side
-        print_table(
-            console, 'Relative change of parameters (Eq. 6), medians over layers',
-            ('', *(str(row['method']) for row in some)),
-            [[name, *(cell(row[key]) for row in some)] for key, name in names.items()], texts=0)
-    for note in findings.notes[2 + len(findings.methods):]:
-        console.print(f'Note: {note}', style='yellow', markup=False)
-
-
-def print_table(
-    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1,
-) -> None:
-    """Print a table; of its columns the first ``texts`` are folded where they do not fit, or all if it is 0."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for i, head in enumerate(heads):
-        table.add_column(Text(head), justify='left' if i < max(1, texts) else 'right', overflow='fold',
-                         no_wrap=0 < texts <= i)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(f'\n[bold]{title}[/]')
-    console.print(table)

@@ -24,7 +24,7 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scene, median_with_interval
-from mmseg_daft.analysis.linear_probe import Accuracies
+from mmseg_daft.analysis.gap import Accuracies
 from mmseg_daft.core.distortion import KINDS, stage_of
 
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and

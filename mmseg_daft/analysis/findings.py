@@ -7,7 +7,6 @@ bytes for C channels).
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -166,17 +165,15 @@ class DistortionMeter:
             self.pixel_distance.add(distance, image)
             record = ImageDistortion(
                 image, float(whole.cosine_similarity[i]), float(whole.l2_distance[i]), float(cosine.mean()))
-            insort(self.images, record, key=lambda other: other.number)
-            if labels is not None:
-                self._add_classes(record, labels[i][inside], cosine, distance)
-
-    def _add_classes(self, record: ImageDistortion, labels: Tensor, cosine: Tensor, distance: Tensor) -> None:
-        for class_ in labels[labels < len(self.class_cosine)].unique().tolist():
-            mine = labels == class_
-            self.class_cosine[class_].add(cosine[mine], record.number)
-            self.class_distance[class_].add(distance[mine], record.number)
-            record.class_pixels[class_] = int(mine.sum())
-            record.class_cosine[class_] = float(cosine[mine].mean())
+            self.images.append(record)
+            for class_ in labels[i][inside].unique().tolist() if labels is not None else ():
+                if class_ < len(self.class_cosine):
+                    mine = labels[i][inside] == class_
+                    self.class_cosine[class_].add(cosine[mine], image)
+                    self.class_distance[class_].add(distance[mine], image)
+                    record.class_pixels[class_] = int(mine.sum())
+                    record.class_cosine[class_] = float(cosine[mine].mean())
+        self.images.sort(key=lambda record: record.number)
 
     def histograms(self) -> list[PixelHistogram]:
         """Return all histograms, in a fixed order."""

@@ -160,23 +160,19 @@ class _Analyzer:
         for batch in self._with_bar(batches, 'Measure images'):
             sizes = [sample['inputs'].shape for _, sample in batch]
             for size in dict.fromkeys(sizes):  # mmseg stacks no images of several sizes in a test
-                self._measure_group(stages, [pair for pair, its in zip(batch, sizes, strict=True) if its == size])
+                group = [pair for pair, its_size in zip(batch, sizes, strict=True) if its_size == size]
+                numbers, samples = map(list, zip(*group, strict=True))
+                data = self.start.model.data_preprocessor(pseudo_collate(samples), False)
+                before = self.features(self.start, data['inputs'], numbers)
+                after = {run.name: self.features(run, data['inputs'], numbers) for run in self.runs}
+                for stage, meters in stages.items():
+                    labels, valid = self._at_positions(data, before[stage])
+                    for method, meter in meters.items():
+                        meter.add(numbers, before[stage], after[method][stage], labels, valid)
         return stages
 
     def _with_bar(self, steps: Collection[Any], title: str) -> Iterable[Any]:
         return track(steps, title, console=self.console, disable=self.console is None)
-
-    def _measure_group(
-        self, stages: Mapping[str, Mapping[str, DistortionMeter]], group: Sequence[tuple[int, Any]],
-    ) -> None:
-        numbers, samples = zip(*group, strict=True)
-        data = self.start.model.data_preprocessor(pseudo_collate(list(samples)), False)
-        before = self.features(self.start, data['inputs'], numbers)
-        after = {run.name: self.features(run, data['inputs'], numbers) for run in self.runs}
-        for stage, meters in stages.items():
-            labels, valid = self._at_positions(data, before[stage])
-            for method, meter in meters.items():
-                meter.add(numbers, before[stage], after[method][stage], labels, valid)
 
     def _at_positions(self, data: Mapping[str, Any], maps: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return what lies at the middle of each position of some maps ``(N, C, h, w)``.

@@ -1,4 +1,4 @@
-"""Write findings down: report.html with everything in it, and beside it figures and numbers.csv.
+"""Tell findings: report.html with everything in it, beside it figures and numbers.csv, and a summary on the console.
 
 A row of numbers.csv is a number, told apart by the columns before it. ``level`` says what it is about: ``image`` (the
 pooled feature), ``pixel``, ``class`` (its pixels), ``stage`` (CKA) or ``layer`` (Eq. 6, BN drift). Histograms over
@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import track
 
 from mmseg_daft.analysis import figures as draw
-from mmseg_daft.analysis.findings import Findings, Median, Scene
+from mmseg_daft.analysis.findings import Findings, Median
+from mmseg_daft.console import print_table
 from mmseg_daft.core.distortion import KINDS
 from mmseg_daft.files import read_json, write_atomically
 
@@ -59,7 +60,10 @@ def write_report(out: Path, findings: Findings, formats: Sequence[str], console:
         for name, figure in track(report_figures(findings).items(), 'Draw figures', console=console,
                                   disable=console is None):
             draw.save_figure(figure, out / 'figures', name, formats)
-            sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
+            suffix, mime = ('png', 'image/png') if name.startswith('sheet_') else ('svg', 'image/svg+xml')
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, metadata=draw.UNDATED.get(suffix))
+            sources[name] = f'data:{mime};base64,{base64.b64encode(content.getvalue()).decode()}'
     write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
     environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -79,26 +83,14 @@ def report_figures(findings: Findings) -> dict[str, Figure]:
     drawn['cka'] = draw.draw_cka(findings)
     if findings.classes:
         drawn['classes'] = draw.draw_classes(findings, list(findings.stages)[-1])
-    heat_range = _heat_range([scene for rows in findings.sheets.values() for scene in rows])
+    heats = [scene.heat for rows in findings.sheets.values() for scene in rows]
+    top = float(max([1e-6, *(np.quantile(heat, 0.99) for heat in heats)]))
+    low = float(min([top / 2, *(np.quantile(heat, 0.01) for heat in heats)]))
+    heat_range = max(low, top / 1000), top  # of all sheets, over three powers of ten at most
     for (method, which), rows in findings.sheets.items():
         drawn[f'sheet_{slug(method)}_{which}'] = draw.draw_sheet(
             rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
     return drawn
-
-
-def _heat_range(scenes: Sequence[Scene]) -> tuple[float, float]:
-    """From the least to the most distorted positions of all sheets, over three powers of ten at most."""
-    top = float(max([1e-6, *(np.quantile(scene.heat, 0.99) for scene in scenes)]))
-    low = float(min([top / 2, *(np.quantile(scene.heat, 0.01) for scene in scenes)]))
-    return max(low, top / 1000), top
-
-
-def _source(figure: Figure, suffix: str) -> str:
-    """Return a figure as an address that holds its own data."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, metadata=draw.UNDATED.get(suffix))
-    mime = {'svg': 'image/svg+xml', 'png': 'image/png'}[suffix]
-    return f'data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
 def slug(name: str) -> str:
@@ -124,6 +116,31 @@ def _sort_key(cell: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return '' if math.isnan(value) else math.copysign(1e308, value)  # as JavaScript reads numbers
     return value
+
+
+def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
+    """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
+    def cell(value: Any) -> str:  # an interval on a line of its own
+        text = shown(value)
+        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
+
+    rows = [row for row in findings.summary()
+            if not last_stage_only or row['stage'] == list(findings.stages)[-1]]
+    heads = {'stage': 'stage', 'method': 'method', 'cosine': 'cosine simi-\nlarity,\nper image',
+             'l2': 'L2 distance,\nper image', 'pixel_cosine': 'cosine simi-\nlarity,\nper pixel',
+             'cka': 'linear\nCKA', 'debiased_cka': 'CKA,\ndebiased'}
+    print_table(console, 'Feature distortion, before vs after (medians with 95 % intervals)', list(heads.values()),
+                [[cell(row[key]) for key in heads] for row in rows], texts=2)
+    names = {
+        **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
+    summary = findings.change_summary()
+    for some in (summary[i:i + 4] for i in range(0, len(summary), 4)):  # more do not fit side by side
+        print_table(
+            console, 'Relative change of parameters (Eq. 6), medians over layers',
+            ('', *(str(row['method']) for row in some)),
+            [[name, *(cell(row[key]) for row in some)] for key, name in names.items()], texts=0)
+    for note in findings.notes[2 + len(findings.methods):]:
+        console.print(f'Note: {note}', style='yellow', markup=False)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

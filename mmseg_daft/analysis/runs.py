@@ -72,8 +72,7 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
         raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
                          'a checkpoint of this model.')
     for start in starts:
-        problem = None if start.own_loading else match_start(start).problem(0.95)
-        if problem:
+        if not start.own_loading and (problem := match_start(start).problem(0.95)):
             raise ValueError(f'The pre-trained weights {start.checkpoint!r} do not fit {start.name or "the model"}: '
                              f'{problem}')
     model.init_weights()

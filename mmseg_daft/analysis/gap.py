@@ -1,15 +1,17 @@
-"""How well a source model's features serve the target's labels, without training: linear read-outs in closed form.
+"""How far a target domain lies from the source, without training: layer by layer, and for the target's labels.
 
-Pixels' features are regressed on their classes (ridge regression, classes weighted alike) and judged on images that the
-regression has not seen, by the mean over classes of the share of pixels that are told right.
+How well the source model's features serve those is told by linear read-outs in closed form: pixels' features are
+regressed on their classes (ridge regression, classes weighted alike) and judged on images that the regression has not
+seen, by the mean over classes of the share of pixels that are told right.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import track
@@ -17,8 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmseg_daft.analysis.findings import VOID
+from mmseg_daft.core.distortion import stage_of
 from mmseg_daft.core.random_state import preserved_random_state
+from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.engine.convert_model import ConversionRecord
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
 
@@ -26,8 +31,7 @@ PIXELS = 200  # of each image
 GROUPS = 4  # of images, for cross-validation
 RIDGE = 1e-2  # the strength of the penalty, relative to the features' variance
 
-Pixels = tuple[Tensor, Tensor]
-"""Features ``(M, C)`` in float64 and labels ``(M,)``."""
+Pixels = tuple[Tensor, Tensor]  # features (M, C) in float64 and labels (M,)
 
 
 class Accuracies(NamedTuple):
@@ -44,6 +48,32 @@ class Accuracies(NamedTuple):
     adapted: float
     head: float | None
     classes: int
+
+
+def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
+    """Return the numbers of each layer, from a conversion that is undone, and its record."""
+    record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
+    source, target = record.report.source, record.report.statistics
+    record.report.undo(start.model)
+    return [dict(layer=name, stage=stage_of(name), **numbers(statistics_shift(
+        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var,
+        start.model.get_submodule(name).eps))) for name in source], record
+
+
+def numbers(shift: Shift) -> dict[str, float]:
+    """Return a layer's row of the report.
+
+    Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all but
+    dead in the source divides by a variance of next to nothing.
+    """
+    return dict(
+        channels=len(shift.mean),
+        **shift.average._asdict(),
+        signed_log_var_ratio=float(shift.log_var_ratio.mean()),
+        divergence=float(shift.divergence.median()),
+        mean_divergence=float(shift.mean_divergence.median()),
+        var_divergence=float(shift.var_divergence.median()),
+        largest_divergence=float(shift.divergence.max()))
 
 
 def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
@@ -141,3 +171,18 @@ def _ridge(features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, T
 def balanced_accuracy(told: Tensor, labels: Tensor) -> float:
     """Return the mean over the classes that occur of the share of their pixels that are told right."""
     return float(torch.stack([(told[labels == c] == c).double().mean() for c in labels.unique()]).mean())
+
+
+def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
+    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs."""
+    means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))
+    share = f', {means / (means + variances):.0%} of it from means' if means + variances else ''
+    stages = {row['stage']: median(r['divergence'] for r in rows if r['stage'] == row['stage']) for row in rows}
+    farthest = max(stages, key=stages.__getitem__)
+    line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
+            f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
+    if accuracies is None:
+        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
+    head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
+    return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
+            f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')
