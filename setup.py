@@ -1,5 +1,6 @@
 """Packaging. What was tested is pinned in ``constraints/``; these bounds are what can work."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -43,6 +44,13 @@ class BuildWithConfigs(build_py):
         return {**super().get_output_mapping(), **self.shipped()}
 
 
+def description() -> str:
+    """Return the README without what a package index cannot show: the picture, and links into the repository."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = re.sub(r'!\[[^\]]*\]\((?!https?:)[^)]*\)\n\n\*.*?\*\n\n', '', text, flags=re.DOTALL)  # with its caption
+    return re.sub(r'\[([^\]]*)\]\((?!https?:)[^)]*\)', r'\1', text)
+
+
 # An SPDX expression has a field of its own since setuptools 77; it excludes the classifier, which came before.
 if int(setuptools_version.split('.')[0]) >= 77:
     licence, licence_classifier = dict(license_expression='Apache-2.0'), []
@@ -53,6 +61,7 @@ TEST = [
     'hypothesis', 'pytest',
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
+    'segmentation-models-pytorch', 'timm',  # README's lines for plain PyTorch
     'submitit',  # the sweep's
     'tensorboard',  # reads what a hook wrote for it
 ]
@@ -61,7 +70,7 @@ setup(
     name='mmseg-daft',
     version=runpy.run_path(str(ROOT / 'mmseg_daft' / 'version.py'))['__version__'],
     description='Domain-Aware Fine-Tuning (AAAI 2024) for MMSegmentation: batch-norm conversion and two learning rates',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=description(),
     long_description_content_type='text/markdown',
     author='mmseg_daft contributors',
     keywords=['semantic segmentation', 'fine-tuning', 'domain adaptation', 'batch normalization', 'MMSegmentation'],

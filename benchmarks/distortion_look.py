@@ -20,7 +20,7 @@ from statistics_pass import segmentor
 from training import iterations
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.feature_reference import FixedImages
+from mmseg_daft.engine.feature_reference import fixed_samples
 from mmseg_daft.engine.hooks.feature_distortion_hook import FeatureDistortionHook
 
 
@@ -39,12 +39,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def images(number: int, size: tuple[int, int]) -> FixedImages:
+def images(number: int, size: tuple[int, int]) -> list[dict[str, Any]]:
     """Return images of noise, as a pipeline leaves them."""
     samples = [dict(inputs=torch.randint(0, 256, (3, *size), dtype=torch.uint8),
                     data_samples=SegDataSample(metainfo=dict(ori_shape=tuple(size), img_shape=tuple(size))))
                for _ in range(number)]
-    return FixedImages(samples, number)
+    return fixed_samples(samples, number)
 
 
 def main() -> None:

@@ -45,10 +45,10 @@ def compare(
     for repeat in track(range(repeats + 1), 'Measuring', transient=True) if progress else range(repeats + 1):
         for name, way in ways.items():
             before()
-            _synchronise(device)
+            _synchronize(device)
             start, start_processor = time.perf_counter(), time.process_time()
             way()
-            _synchronise(device)
+            _synchronize(device)
             if repeat:
                 wall[name].append(time.perf_counter() - start)
                 processor[name].append(time.process_time() - start_processor)
@@ -68,7 +68,7 @@ def compare(
     return rows
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 

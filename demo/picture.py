@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from demo import NAMES
+from demo.runs import Demo
 from mmseg_daft.analysis.figures import draw_kind, draw_legend, draw_row, figure_style, save_figure, styles
 from mmseg_daft.analysis.findings import Findings, Scene
 
 
-def draw_comparison(
-    scenes: Sequence[Scene], findings: Findings, palette: Sequence[Sequence[int]], title: str, path: Path,
-) -> None:
-    """Draw what methods predict, and below it what they did to the model; write it as PNG.
+def draw_picture(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> None:
+    """Draw the picture and write it as PNG.
 
-    Below are the relative change of the batch-norm statistics per layer (the paper's Figure 2), and the cosine
-    similarities of images at the last stage (its Figure 1).
-
-    Args:
-        scenes: The rows, at least one.
-        findings: What each method did.
-        palette: RGB of each class, 0 to 255.
-        title: One line above all.
-        path: Where to write it; the folder must exist.
+    Above are the target's first validation images as each model sees them. Below are the relative change of the
+    batch-norm statistics per layer (the paper's Figure 2) and the similarity of images' features (its Figure 1).
     """
     with figure_style():
-        columns = 2 + len(scenes[0].predictions)
-        figure = Figure((10, 1.75 * len(scenes) + 5.2), layout='constrained')
-        figure.suptitle(title, fontsize=12, fontweight='bold')
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * len(scenes) + 0.7, 4.0), hspace=0.02)
-        colors = np.asarray(palette, np.uint8)
-        for row, scene in zip(top.subplots(len(scenes), columns, squeeze=False), scenes, strict=True):
+        figure = Figure((10, 1.75 * rows + 5.2), layout='constrained')
+        figure.suptitle('The first validation images of the target domain, as each model sees them',
+                        fontsize=12, fontweight='bold')
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * rows + 0.7, 4.0), hspace=0.02)
+        colors = np.asarray(findings.palette, np.uint8)
+        scenes = [_scene(demo, Path(name).stem) for name in findings.images[:rows]]
+        for row, scene in zip(top.subplots(rows, 3 + len(demo.methods), squeeze=False), scenes, strict=True):
             draw_row(row, scene, colors, scene is scenes[0])
         draw_legend(top, findings.classes, colors, len(findings.classes))
         bottom.suptitle('What fine-tuning did to the backbone', fontsize=12, fontweight='bold')
@@ -45,6 +39,16 @@ def draw_comparison(
             axis.legend()
         _draw_similarities(axes[2], findings)
         save_figure(figure, path.parent, path.stem, ['png'])
+
+
+def _scene(demo: Demo, name: str) -> Scene:
+    """Read an image of the target with its ground truth and the predictions of all models."""
+    root = demo.folder / 'data' / 'target'
+    maps = {'truth': root / 'SegmentationClass' / f'{name}.png'}
+    for run in ('source', *demo.methods):
+        maps[NAMES[run]] = demo.folder / run / 'test_target' / 'predictions' / f'{name}.png'
+    ids = {title: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for title, path in maps.items()}
+    return Scene(name, cv2.imread(str(root / 'JPEGImages' / f'{name}.jpg'))[..., ::-1], ids.pop('truth'), ids)
 
 
 def _draw_similarities(axis: Axes, findings: Findings) -> None:

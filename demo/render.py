@@ -1,10 +1,10 @@
 """Render the demo's data: scenes of textured shapes in two domains, in the layout of Pascal VOC.
 
-The source domain has daylight: bright, even, neutral, sharp. The target domain is the same world by
-night: dark and unevenly lit, with a colour cast, blur and sensor noise. Form alone tells the shapes apart:
-all draw their colours and textures from one distribution.
+The source domain is seen by daylight: bright, even, neutral, sharp. The target domain is the same world at night: dark
+and unevenly lit, with a color cast, blur and sensor noise. Only its form tells a shape's class: all classes draw their
+colors and textures from one distribution.
 
-    python tools/render_shapes.py work_dirs/demo/data --seed 0
+    python -m demo.render work_dirs/demo/data --seed 0
 """
 
 from __future__ import annotations
@@ -21,20 +21,13 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 CLASSES = ('ground', 'disc', 'square', 'triangle', 'ring', 'cross')
 DOMAINS = ('source', 'target')
-RECORD = 'rendered.json'
 GROUND_TONES = (0.1, 0.45)
 SHAPE_TONES = (0.45, 1.0)
 
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What a rendered data set depends on.
-
-    Attributes:
-        seed: The same seed gives the same files.
-        size: Height and width of the images.
-        source_train, source_val, target_train, target_val: Numbers of images.
-    """
+    """All that a rendered data set depends on: seed, height and width of the images, how many images there are."""
 
     seed: int = 0
     size: int = 128
@@ -45,14 +38,11 @@ class RenderSettings:
 
 
 def render_data_set(out: Path, settings: RenderSettings) -> bool:
-    """Write both domains under a folder, or leave them where they are complete already.
-
-    Returns:
-        Whether anything was written.
-    """
-    if is_complete(out, settings):
+    """Write both domains into a folder, unless they are there already; return whether anything was written."""
+    record = out / 'rendered.json'
+    if record.is_file() and json.loads(record.read_text(encoding='utf-8')) == asdict(settings):
         return False
-    (out / RECORD).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     for d, domain in enumerate(DOMAINS):
         for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
             (out / domain / folder).mkdir(parents=True, exist_ok=True)
@@ -60,29 +50,18 @@ def render_data_set(out: Path, settings: RenderSettings) -> bool:
             names = [f'{split}_{i:04d}' for i in range(getattr(settings, f'{domain}_{split}'))]
             for i, name in enumerate(names):
                 rng = np.random.default_rng([settings.seed, d, s, i])
-                image, labels = render_scene(rng, settings.size)
-                image = photograph(image, domain, rng)
+                reflectances, labels = render_scene(rng, settings.size)
+                image = photograph(reflectances, domain, rng)
                 cv2.imwrite(str(out / domain / 'JPEGImages' / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
                 cv2.imwrite(str(out / domain / 'SegmentationClass' / f'{name}.png'), labels)
             listing = out / domain / 'ImageSets' / 'Segmentation' / f'{split}.txt'
             listing.write_text('\n'.join(names) + '\n', encoding='utf-8')
-    (out / RECORD).write_text(json.dumps(asdict(settings)), encoding='utf-8')
+    record.write_text(json.dumps(asdict(settings)), encoding='utf-8')  # last: the rest is complete
     return True
 
 
-def is_complete(out: Path, settings: RenderSettings) -> bool:
-    """Whether a folder holds the whole data set of these very settings."""
-    record = out / RECORD
-    if not record.is_file() or json.loads(record.read_text(encoding='utf-8')) != asdict(settings):
-        return False
-    return all(
-        len(list((out / domain / folder).glob('*.*'))) >=
-        getattr(settings, f'{domain}_train') + getattr(settings, f'{domain}_val')
-        for domain in DOMAINS for folder in ('JPEGImages', 'SegmentationClass'))
-
-
 def render_scene(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.uint8]]:
-    """Return a scene before any camera: reflectances ``(H, W, 3)`` in [0, 1] and class ids ``(H, W)``."""
+    """Draw a scene: reflectances ``(H, W, 3)`` in [0, 1] and class ids ``(H, W)``."""
     image = _textured(rng, size, GROUND_TONES)
     labels = np.zeros((size, size), np.uint8)
     owners = np.zeros((size, size), np.int32)
@@ -94,7 +73,7 @@ def render_scene(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np
         hidden = np.bincount(owners[mask > 0], minlength=len(areas) + 1)[1:]
         left = np.bincount(owners.ravel(), minlength=len(areas) + 1)[1:] - hidden
         if any(now < 0.6 * area for now, area in zip(left, areas, strict=True)):
-            continue  # shapes may overlap, but each must stay recognisable
+            continue  # shapes may overlap, but each must stay recognizable
         areas.append(int((mask > 0).sum()))
         owners[mask > 0] = len(areas)
         labels[mask > 0] = label
@@ -106,7 +85,7 @@ def render_scene(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np
 
 
 def photograph(image: Array, domain: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the scene as the domain's camera sees it, ``(H, W, 3)`` uint8 in BGR."""
+    """Return a scene as the domain's camera sees it, ``(H, W, 3)`` uint8 in BGR."""
     size = image.shape[0]
     ys, xs = np.mgrid[-1:1:size * 1j, -1:1:size * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
@@ -127,14 +106,14 @@ def photograph(image: Array, domain: str, rng: np.random.Generator) -> NDArray[n
 
 
 def _shape_mask(rng: np.random.Generator, size: int, label: int) -> Array:
-    """Return one shape of a class at a random place, size and rotation: ``(H, W)`` of 0 and 1."""
+    """Draw a shape of a class at a random place, size and rotation: ``(H, W)`` of 0 and 1."""
     mask = np.zeros((size, size), np.float32)
     radius = rng.uniform(0.13, 0.24) * size
-    centre = rng.uniform(0.06 * size, 0.94 * size, 2)
+    center = rng.uniform(0.06 * size, 0.94 * size, 2)
     turn = rng.uniform(0, 2 * np.pi)
     name = CLASSES[label]
     if name in ('disc', 'ring'):
-        middle = tuple(int(v) for v in centre)
+        middle = tuple(int(v) for v in center)
         cv2.circle(mask, middle, round(radius), 1.0, -1)
         if name == 'ring':
             cv2.circle(mask, middle, round(radius * rng.uniform(0.45, 0.6)), 0.0, -1)
@@ -149,16 +128,13 @@ def _shape_mask(rng: np.random.Generator, size: int, label: int) -> Array:
         angles = 2 * np.pi * np.arange(sides) / sides
         points = 1.15 * np.stack([np.cos(angles), np.sin(angles)], 1)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    corners = centre + radius * points @ rotation.T
+    corners = center + radius * points @ rotation.T
     cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 1.0)
     return mask
 
 
 def _textured(rng: np.random.Generator, size: int, tones: tuple[float, float]) -> Array:
-    """Return a texture over the whole image: stripes or blotches between two colours, with grain.
-
-    One colour is drawn from a range of tones, in each channel, and the other from near it.
-    """
+    """Draw a texture over the whole image: stripes or blotches between a color of these tones and one near it."""
     first = rng.uniform(*tones, 3)
     second = np.clip(first + rng.normal(0, 0.1, 3), 0.05, 1)
     if rng.random() < 0.5:
@@ -176,14 +152,15 @@ def _textured(rng: np.random.Generator, size: int, tones: tuple[float, float]) -
 def main() -> None:
     """Render from the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        'python -m demo.render', description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out', type=Path, help='the folder for source/ and target/')
     for name, value in asdict(RenderSettings()).items():
         parser.add_argument(f'--{name.replace("_", "-")}', type=int, default=value, help=name.replace('_', ' '))
     options = vars(parser.parse_args())
     out: Path = options.pop('out')
     written = render_data_set(out, RenderSettings(**options))
-    print(f'{out}: {"rendered" if written else "complete already, left as it is"}')
+    print(f'{out}: {"rendered" if written else "already complete, left as it is"}')
 
 
 if __name__ == '__main__':

@@ -1,42 +1,39 @@
-"""The demo's runs: mmseg's own train.py and test.py on this repository's configs, as a user starts them."""
+"""The demo's runs, mmseg's own train.py and test.py on this repository's configs, and how they are compared."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from rich.console import Console
 
-from demo.render import RenderSettings
+from demo import NAMES
+from mmseg_daft.analysis.findings import Findings
+from mmseg_daft.analysis.measure import measure
+from mmseg_daft.analysis.report import write_report
 from mmseg_daft.launch.mmseg_script import script_path
-from mmseg_daft.run_output import iterations_done, run_logged, test_metrics
+from mmseg_daft.run_output import conversion_summary, iterations_done, run_logged, test_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = {
-    'source': 'configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py',
-    'lp': 'configs/lp/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'ft': 'configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'lpft': 'configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
-    'daft': 'configs/daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'}
-DATA_CONFIGS = {'target': CONFIGS['ft'], 'source': CONFIGS['source']}
+SOURCE = 'source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py'
+METHOD = '{0}/{0}_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 
 
 @dataclass(frozen=True)
 class Demo:
-    """One demo: where it writes, its seed, and whether it is only a quick check that everything runs.
+    """Train and test the demo's models.
 
     Attributes:
         folder: Holds the data, a work directory per run, and the results.
-        seed: Of the data and of all runs.
-        quick: A few images and iterations: the numbers mean nothing then.
-        methods: Which are compared, of ``'lp'``, ``'ft'``, ``'lpft'`` and ``'daft'``; LP-FT goes on from LP.
+        seed: The seed of all runs.
+        quick: Train for a few iterations only. The numbers then mean nothing.
+        methods: The methods to compare, of ``'lp'``, ``'ft'``, ``'lpft'`` and ``'daft'``. LP-FT starts from LP.
     """
 
     folder: Path
@@ -44,46 +41,28 @@ class Demo:
     quick: bool
     methods: Sequence[str]
 
-    @property
-    def settings(self) -> RenderSettings:
-        """What the data are rendered with."""
-        if self.quick:
-            return RenderSettings(self.seed, source_train=16, source_val=8, target_train=16, target_val=8)
-        return RenderSettings(self.seed)
-
-    def work_dir(self, run: str) -> Path:
-        """Return the work directory of ``'source'`` or a method."""
-        return self.folder / run
-
     def config(self, run: str) -> Config:
-        """Return a run's config; the data are where SHAPES_ROOT of the environment says."""
-        return Config.fromfile(ROOT / CONFIGS[run], import_custom_modules=False)
+        """Read a run's config. The data are where ``SHAPES_ROOT`` of the environment says."""
+        MMLogger.get_current_instance().setLevel('ERROR')  # it would log SHAPES_ROOT each time
+        name = SOURCE if run == 'source' else METHOD.format(run)
+        return Config.fromfile(ROOT / 'configs' / name, import_custom_modules=False)
 
     def iterations(self, run: str) -> int:
-        """Return how long a run trains: as its config says, unless quick."""
+        """Return how long a run trains: as long as its config says, unless quick."""
         return 4 if self.quick else int(self.config(run).train_cfg.max_iters)
 
     def checkpoint(self, run: str) -> Path:
-        """Return the final checkpoint of a run."""
-        return self.work_dir(run) / f'iter_{self.iterations(run)}.pth'
+        """Return the path of a run's final checkpoint."""
+        return self.folder / run / f'iter_{self.iterations(run)}.pth'
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of the runs: this one, and this package's place where it is not installed."""
-        env = dict(os.environ)
-        try:
-            importlib.metadata.distribution('mmseg-daft')
-        except importlib.metadata.PackageNotFoundError:
-            env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-        return env
-
-    def train(self, run: str, report: Callable[[int], None]) -> Path:
-        """Train a run anew and return its log.
+    def train(self, run: str, report: Callable[[int], None]) -> list[str]:
+        """Train a run from its start, and return what its conversion logged; nothing for a run without one.
 
         Args:
             run: ``'source'`` or a method.
-            report: Called again and again with the number of iterations done.
+            report: Called a few times a second with the number of iterations done.
         """
-        work_dir, iterations = self.work_dir(run), self.iterations(run)
+        work_dir, iterations = self.folder / run, self.iterations(run)
         shutil.rmtree(work_dir, ignore_errors=True)
         options = [f'randomness.seed={self.seed}']
         if run == 'lpft':
@@ -95,30 +74,34 @@ class Demo:
                 f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
                 f'param_scheduler.0.end={iterations}', f'default_hooks.checkpoint.interval={iterations}',
                 'default_hooks.logger.interval=1']
-        command = [sys.executable, str(script_path('train.py')), CONFIGS[run], '--work-dir', str(work_dir),
-                   '--cfg-options', *options]
-        log = work_dir / 'train.log'
-        run_logged(command, log, ROOT, self.environment(), lambda: report(iterations_done(work_dir)))
-        return log
+        self._run('train.py', self.config(run).filename, '--work-dir', work_dir, '--cfg-options', *options,
+                  log=work_dir / 'train.log', poll=lambda: report(iterations_done(work_dir)))
+        return conversion_summary(work_dir / 'train.log')
 
     def test(self, run: str, domain: str) -> float:
-        """Evaluate a run's final model on a domain's validation images and return its mIoU in per cent.
+        """Test a run's final model on a domain's validation images, and return its mIoU in percent.
 
-        The predictions stay beside, one PNG of class ids per image.
+        The predictions are left in ``RUN/test_DOMAIN/predictions``, one PNG of class ids per image.
         """
-        work_dir = self.work_dir(run) / f'test_{domain}'
-        command = [
-            sys.executable, str(script_path('test.py')), DATA_CONFIGS[domain], str(self.checkpoint(run)),
-            '--work-dir', str(work_dir), '--out', str(self.predictions(run, domain))]
-        run_logged(command, work_dir / 'test.log', ROOT, self.environment())
+        work_dir = self.folder / run / f'test_{domain}'
+        data = self.config('source' if domain == 'source' else 'ft').filename
+        self._run('test.py', data, self.checkpoint(run), '--work-dir', work_dir, '--out', work_dir / 'predictions',
+                  log=work_dir / 'test.log')
         return float(test_metrics(work_dir)['mIoU'])
 
-    def predictions(self, run: str, domain: str) -> Path:
-        """Return the folder of a run's predictions on a domain."""
-        return self.work_dir(run) / f'test_{domain}' / 'predictions'
+    @staticmethod
+    def _run(script: str, *words: str | Path, log: Path, poll: Callable[[], None] = lambda: None) -> None:
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
+        run_logged([sys.executable, str(script_path(script)), *map(str, words)], log, ROOT, env, poll)
 
 
-def quieten() -> None:
-    """Keep MMEngine's notes and others' warnings off this process's console; runs keep theirs in their logs."""
-    MMLogger.get_current_instance().setLevel('ERROR')
-    warnings.filterwarnings('ignore')
+def compare(demo: Demo, console: Console) -> Findings:
+    """Compare each method with the source model on the target's validation images, as ``mmseg-daft analyze`` does.
+
+    The report goes to ``distortion`` in the demo's folder.
+    """
+    runs = {NAMES[run]: demo.checkpoint(run) for run in demo.methods}
+    findings = measure(
+        demo.config('ft'), runs, demo.checkpoint('source'), split='val', batch_size=8, workers=0, console=console)
+    write_report(demo.folder / 'distortion', findings, ('png',), console)
+    return findings

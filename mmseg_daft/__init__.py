@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from importlib.util import find_spec
 from itertools import pairwise
 from multiprocessing import parent_process
@@ -53,4 +54,11 @@ def __getattr__(name: str) -> Any:
 
 
 if not _is_command_line():
-    register()
+    _from_config = 'mmengine' in sys.modules  # an error there has to be one
+    try:
+        register()
+    except Exception as error:
+        if _from_config:
+            raise
+        warnings.warn(f'mmseg_daft is not registered with MMEngine, only mmseg_daft.core works: {error!r}. '
+                      'mmseg-daft doctor CONFIG says what to install.', stacklevel=2)

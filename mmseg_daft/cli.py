@@ -73,3 +73,9 @@ def _run(name: str, words: list[str]) -> int:
             raise
         raise SystemExit(f'mmseg-daft {name} needs {error.name}, which is not installed: '
                          f"pip install 'mmseg-daft[{EXTRAS[error.name]}]'") from error
+    except ValueError as error:
+        from mmseg_daft.engine.configs import ConfigError  # only here, as it imports MMEngine
+
+        if isinstance(error, ConfigError):
+            raise SystemExit(str(error)) from error
+        raise

@@ -33,19 +33,11 @@ def repair() -> None:
         stand_in_for_missing_ops()
 
 
-_STATISTICS = ('min', 'max', 'mean', 'current')
-
-
 def _history_buffer_method(owner: Any, name: str) -> Any:
     """Stand in for ``getattr``, by which a HistoryBuffer refers to its four statistics methods."""
-    if owner is HistoryBuffer and name in _STATISTICS:
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise ValueError(f'a checkpoint asks for attribute {name!r} of {owner!r}, which MMEngine never writes')
-
-
-def _multiarray() -> Any:
-    """NumPy's private module of that name, where 1.x and 2.x each keep it."""
-    return np._core.multiarray if Version(np.__version__) >= Version('2') else np.core.multiarray
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -56,7 +48,7 @@ def allow_mmengine_checkpoints() -> None:
     """
     if Version(torch.__version__) < Version('2.6'):
         return
-    multiarray = _multiarray()
+    multiarray = (np._core if Version(np.__version__) >= Version('2') else np.core).multiarray
     private = [(getattr(multiarray, name), f'{module}.multiarray.{name}')
                for name in ('_reconstruct', 'scalar') for module in ('numpy.core', 'numpy._core')]
     public = [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64'))]
@@ -89,16 +81,13 @@ def explain_empty_dataset() -> None:
     BaseDataset._serialize_data = checked
 
 
-_NAME = 'mmcv._ext'
-
-
 class _MissingOps(ModuleType):
     """Stands where mmcv's compiled extension would, with every op raising when it is called."""
 
     def __init__(self) -> None:
-        super().__init__(_NAME)
+        super().__init__('mmcv._ext')
         # A spec without a loader keeps MMEngine's mmcv_full_available() False, as is true.
-        self.__spec__ = ModuleSpec(_NAME, loader=None)
+        self.__spec__ = ModuleSpec('mmcv._ext', loader=None)
 
     def __getattr__(self, op: str) -> Any:
         if op.startswith('__'):
@@ -122,7 +111,5 @@ def stand_in_for_missing_ops() -> None:
     """
     from mmseg.version import __version__ as mmseg_version
 
-    if Version(mmseg_version) >= Version('1.4'):
-        return
-    if _NAME not in sys.modules and importlib.util.find_spec(_NAME) is None:
-        sys.modules[_NAME] = _MissingOps()
+    if Version(mmseg_version) < Version('1.4') and importlib.util.find_spec('mmcv._ext') is None:
+        sys.modules['mmcv._ext'] = _MissingOps()

@@ -13,12 +13,11 @@ SHARED = {'console', 'files', 'run_output', 'version', 'configs_folder'}
 MAY_IMPORT = {
     'core': {'core'},
     'engine': {'core', 'engine'},
-    'datasets': {'datasets'},
     'models': {'models'},
     'offline': {'core', 'engine', 'offline'},
     'analysis': {'core', 'engine', 'offline', 'analysis'},
     'launch': {'engine', 'launch'},
-    'sweep': {'engine', 'datasets', 'launch', 'sweep'},
+    'sweep': {'engine', 'launch', 'sweep'},
     'doctor': {'core', 'engine', 'models', 'doctor'},
 }
 FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}

@@ -1,5 +1,3 @@
-"""``mmseg-daft analyze``, where users of mmseg look for it."""
-
 from _command import start
 
 start('analyze')

@@ -1,5 +1,3 @@
-"""``mmseg-daft lpft``, where users of mmseg look for it."""
-
 from _command import start
 
 start('lpft')

@@ -21,7 +21,7 @@ from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD
-from mmseg_daft.engine.pretrained_weights import match_start, match_weights, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import match_weights, pretrained_starts
 
 EXTRACTOR = 'backbone'
 
@@ -72,7 +72,7 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
         raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
                          'a checkpoint of this model.')
     for start in starts:
-        if not start.own_loading and (problem := match_start(start).problem(0.95)):
+        if not start.own_loading and (problem := start.match().problem(0.95)):
             raise ValueError(f'The pre-trained weights {start.checkpoint!r} do not fit {start.name or "the model"}: '
                              f'{problem}')
     model.init_weights()

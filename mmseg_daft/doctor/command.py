@@ -63,7 +63,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     exam.check('imports', environment.import_packages)
     cfg = None
     if not exam.failed('imports'):
-        from mmseg_daft.doctor import data, step, training, weights
+        from mmseg_daft.doctor import data, training, weights
         from mmseg_daft.engine.configs import types_in
 
         cfg = exam.check('config', training.build_config, args.config, args.cfg_options)
@@ -83,19 +83,17 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     exam.check('hooks', training.check_hooks, cfg)
     exam.check('conversion', training.check_conversion, cfg, model, 0 if train is None else len(train))
     usable = False if train is None or exam.failed('train data', 'classes') else train
-    forward = exam.check('training step', step.check_step, cfg, model, usable, args.full)
-    exam.check('GPU memory', step.check_memory, cfg, model, optimizer, forward)
+    forward = exam.check('training step', training.check_step, cfg, model, usable, args.full)
+    exam.check('GPU memory', training.check_memory, cfg, model, optimizer, forward)
 
 
 def _show(findings: Sequence[Finding], console: Any) -> None:
-    from rich import box
-    from rich.table import Table
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column('Check', no_wrap=True)
-    table.add_column('', no_wrap=True)
-    table.add_column('Found', overflow='fold', ratio=1)
+    table = Table(Column('Check', no_wrap=True), Column(no_wrap=True), Column('Found', overflow='fold', ratio=1),
+                  box=SIMPLE_HEAD, pad_edge=False)
     before = None
     for finding in findings:
         text = Text(finding.found)

@@ -35,9 +35,6 @@ def check_data(
     """Build the data set of a loader, return it, and check each part: number of images, files, labels of a sample.
 
     With ``full``, all labels are read and classes that never occur are named. ``track`` shows progress over items.
-
-    Raises:
-        Problem: A folder or list that the config names is not there, or the pipeline does not load labels.
     """
     variables = sorted(set(re.findall(r'\{\{[\'"]?\s*\$(\w+)\s*:', cfg.text)))  # those that the config asks for
     for leaf in leaf_datasets(cfg[loader].dataset):
@@ -46,12 +43,11 @@ def check_data(
     dataset = DATASETS.build(cfg[loader].dataset)
     parts = leaf_datasets(dataset)
     for part in parts:
-        missing, broken = _damaged_files(part, track)
-        damaged = missing | broken.keys()
+        findings, damaged = _check_files(part, track)
         usable = [i for i in range(len(part)) if not damaged or damaged.isdisjoint(_files(part, i))]
         spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
         sample = track([usable[i] for i in spread.astype(int)], 'reading files')
-        findings = [*_file_findings(part, missing, broken), *_label_findings(part, sample, len(usable), full)]
+        findings += _check_labels(part, sample, len(usable), full)
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             findings.pop()  # the last one says what was read, as OK
         for finding in findings:
@@ -100,11 +96,10 @@ def _refuse_missing_paths(leaf: dict, variables: Sequence[str]) -> None:
     root = leaf.get('data_root') or ''
     fix = f'export {variables[0]}=/path/to/data, or set' if variables else 'Set'
     fix += ' data_root in the config; a relative one starts at the folder that you train from.'
-    if root and not os.path.isdir(root):
-        raise Problem(f'data_root {root} of {type_name(leaf)} does not exist.', fix)
-    for key, path in (*(leaf.get('data_prefix') or {}).items(), ('ann_file', leaf.get('ann_file'))):
-        if path and not os.path.exists(os.path.join(root, path)):
-            raise Problem(f'{key} {os.path.join(root, path)} of {type_name(leaf)} does not exist.',
+    for key, part in dict(data_root='', **leaf.get('data_prefix') or {}, ann_file=leaf.get('ann_file')).items():
+        path = os.path.join(root, part) if part else root
+        if path and not os.path.exists(path):
+            raise Problem(f'{key} {path} of {type_name(leaf)} does not exist.', fix if key == 'data_root' else
                           f'Unpack it there, or set {key} of the data set. If the root is another: {fix}')
 
 
@@ -119,44 +114,37 @@ def _files(dataset: Any, index: int) -> list[str]:
     return [path for path in (info['img_path'], info.get('seg_map_path')) if path]
 
 
-def _damaged_files(dataset: Any, track: Callable) -> tuple[set[str], dict[str, str]]:
-    """Return the files that are missing, and those that end too early, with the reason."""
-    missing: set[str] = set()
-    broken: dict[str, str] = {}
+def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]]:
+    """Count the images, and find files that are missing or end too early; return the paths of these, too."""
+    findings, missing, broken = [], set(), {}
+    known = known_count(dataset)
+    if known not in (None, len(dataset)) and dataset.ann_file:
+        findings.append(warn(f'{len(dataset)} images; the released split has {known}.',
+                             f'Restore {os.path.basename(dataset.ann_file)} unless you mean a subset.'))
+    elif known not in (None, len(dataset)):
+        findings.append(fail(f'{len(dataset)} images in {dataset.data_prefix["img_path"]}; the released split has '
+                             f'{known}.', 'Unpack the archive again; a subset that you mean goes into an ann_file.'))
     for i in track(range(0 if dataset.backend_args else len(dataset)), 'looking for files'):
         for path in _files(dataset, i):
             if not os.path.isfile(path):
                 missing.add(path)
-            elif _looks_cut(path) and (reason := why_unreadable(path)):
+                continue
+            with open(path, 'rb') as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - 32))
+                whole = size and LAST_BYTES.get(Path(path).suffix.lower(), b'') in file.read()
+            if not whole and (reason := why_unreadable(path)):
                 broken[path] = reason
-    return missing, broken
-
-
-def _looks_cut(path: str) -> bool:
-    """Whether a file is empty, or lacks the bytes at its end with which its format ends."""
-    with open(path, 'rb') as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 32))
-        return size == 0 or LAST_BYTES.get(Path(path).suffix.lower(), b'') not in file.read()
-
-
-def _file_findings(dataset: Any, missing: set[str], broken: dict[str, str]) -> Iterator[Finding]:
-    known = known_count(dataset)
-    if known not in (None, len(dataset)) and dataset.ann_file:
-        yield warn(f'{len(dataset)} images; the released split has {known}.',
-                   f'Restore {os.path.basename(dataset.ann_file)} unless you mean a subset.')
-    elif known not in (None, len(dataset)):
-        yield fail(f'{len(dataset)} images in {dataset.data_prefix["img_path"]}; the released split has {known}.',
-                   'Unpack the archive again; a subset that you mean goes into an ann_file.')
     if missing:
-        yield fail(f'{len(missing)} files are missing: {some(sorted(missing))}.',
-                   'Restore them, or check img_suffix, seg_map_suffix and data_prefix.')
+        findings.append(fail(f'{len(missing)} files are missing: {some(sorted(missing))}.',
+                             'Restore them, or check img_suffix, seg_map_suffix and data_prefix.'))
     if broken:
-        yield fail(f'{len(broken)} files cannot be read: {some([f"{path} ({why})" for path, why in broken.items()])}.',
-                   RESTORE)
+        named = some([f'{path} ({reason})' for path, reason in broken.items()])
+        findings.append(fail(f'{len(broken)} files cannot be read: {named}.', RESTORE))
+    return findings, missing | broken.keys()
 
 
-def _label_findings(dataset: Any, indices: Iterable[int], usable: int, full: bool) -> Iterator[Finding]:
+def _check_labels(dataset: Any, indices: Iterable[int], usable: int, full: bool) -> Iterator[Finding]:
     """Read samples with the loading transforms of the data set's own pipeline, and judge the values of the labels."""
     load = [transform for transform in dataset.pipeline.transforms if type(transform).__name__.startswith('Load')]
     load_stored = [copy.copy(transform) for transform in load]

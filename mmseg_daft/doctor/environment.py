@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
 
@@ -29,16 +30,12 @@ def installed_versions() -> dict[str, str]:
     """Return the versions of the packages that matter here and are installed."""
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
-def check_versions(
-    versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool = False,
-) -> Iterator[Finding]:
+def check_versions(versions: Mapping[str, str], python: tuple[int, int], mmseg_bases: bool) -> Iterator[Finding]:
     """Compare installed versions, by package name, with the combinations that are known to break.
 
     ``mmseg_bases`` says whether a base of the config begins with ``mmseg::``.
@@ -59,7 +56,7 @@ def import_packages() -> None:
     gc.disable()  # imports make many objects and no garbage
     try:
         importlib.import_module('mmseg_daft').register()
-        for name in ('data', 'step', 'training', 'weights'):
+        for name in ('data', 'training', 'weights'):
             importlib.import_module(f'mmseg_daft.doctor.{name}')
     except Exception as error:
         raise Problem(f'mmseg_daft and mmseg cannot be imported. {describe(error)}', 'Install what is named here or '

@@ -20,19 +20,12 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the table.
-
-    Attributes:
-        verdict: What it means for the run.
-        found: What was found.
-        fix: What to do about a problem.
-        check: The name of the check, which the examination fills in.
-    """
+    """One row of the table."""
 
     verdict: Verdict
     found: str
     fix: str = ''
-    check: str = ''
+    check: str = ''  # the examination fills it in
 
 
 # ok('what was found'), warn('what was found', 'the fix'), …
@@ -51,14 +44,11 @@ class Examination:
     """Runs checks one after the other and keeps what they find.
 
     A check is a function that yields findings, returns what later checks need, or both (a generator's ``return``).
-
-    Args:
-        progress: A ``rich.progress.Progress`` that shows what is going on, or ``None``.
     """
 
     def __init__(self, progress: Any = None) -> None:
         self.findings: list[Finding] = []
-        self.progress = progress
+        self.progress = progress  # a rich.progress.Progress that shows what is going on
 
     def check(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a check, keep what it finds and return what it makes.
@@ -68,7 +58,7 @@ class Examination:
         """
         if any(arg is None for arg in args):
             if not self.failed(name):
-                self._add(name, skip('not checked, because of a problem above'))
+                self.findings.append(skip('not checked, because of a problem above', check=name))
             return None
         if self.progress is not None:
             for task in self.progress.task_ids:
@@ -78,12 +68,12 @@ class Examination:
             made = function(*args)
             while isinstance(made, Generator):
                 try:
-                    self._add(name, next(made))
+                    self.findings.append(replace(next(made), check=name))
                 except StopIteration as end:
                     made = end.value
             return made
         except Exception as error:
-            self._add(name, fail(describe(error), getattr(error, 'fix', '')))
+            self.findings.append(fail(describe(error), getattr(error, 'fix', ''), check=name))
             return None
 
     def track(self, items: Sequence[int], description: str) -> Iterable[int]:
@@ -93,9 +83,6 @@ class Examination:
     def failed(self, *names: str) -> bool:
         """Return whether a check of one of these names failed."""
         return any(finding.verdict is Verdict.FAIL and finding.check in names for finding in self.findings)
-
-    def _add(self, name: str, finding: Finding) -> None:
-        self.findings.append(replace(finding, check=name))
 
 
 def describe(error: BaseException) -> str:

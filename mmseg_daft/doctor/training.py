@@ -1,21 +1,28 @@
-"""Whether config, model, classes, batch, rates, schedule, hooks and conversion go together."""
+"""Whether the parts of a config go together, and whether a training step with it runs and fits a GPU."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Generator, Iterator, Sequence
-from math import ceil
+import inspect
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from math import ceil, isfinite, sqrt
 from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as ALL_HOOKS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
+from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
-from torch import nn
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
@@ -26,27 +33,20 @@ from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
 from mmseg_daft.engine.training_data import leaf_datasets
 
 ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # at eta_min, 0 by default
+GIB = 2**30
+CARDS = (8, 11, 16, 24, 40, 80)
+LARGEST = 330 * 330  # pixels of a crop that a CPU runs in seconds
+IMAGES = 2  # batch norm after a global pooling needs more than one
 
 
 def build_config(path: Path, options: Sequence[str]) -> Config:
     """Read a config with the command's options.
 
     Raises:
-        Problem: There is no such file, it or a base cannot be read, or an option does not fit.
+        ConfigError: It cannot be read, or an option does not fit.
+        Problem: It is a part of a config.
     """
-    if not path.is_file():
-        raise Problem(f'There is no config {path}.', 'Give the path of a config, such as configs/daft/….py')
-    try:
-        cfg = read_config(path)
-    except Exception as error:
-        line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
-        fix = "pip install 'setuptools<82', for bases mmseg::…" if 'pkg_resources' in str(error) else ''
-        raise Problem(f'{path} cannot be read. {line}{describe(error)}', fix) from error
-    try:
-        cfg = read_config(path, options) if options else cfg
-    except Exception as error:
-        raise Problem(f'--cfg-options {" ".join(options)}: {describe(error)}',
-                      'Write KEY=VALUE, such as train_dataloader.batch_size=8') from error
+    cfg = read_config(path, options)
     missing = [key for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]
     if missing:
         raise Problem(f'{path} lacks {", ".join(missing)}, so nothing can be trained from it.',
@@ -55,24 +55,19 @@ def build_config(path: Path, options: Sequence[str]) -> Config:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model on the CPU, without its pre-trained weights and with plain batch norm for SyncBN.
-
-    Raises:
-        Problem: It cannot be built.
-    """
+    """Build the model on the CPU, without its pre-trained weights and with plain batch norm for SyncBN."""
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     try:
         return revert_sync_batchnorm(MODELS.build(model))
     except Exception as error:
-        missing = [name for name in custom_imports(cfg) if not importlib.util.find_spec(name.split('.')[0])]
+        missing = [name for name in _custom_imports(cfg) if not importlib.util.find_spec(name.split('.')[0])]
         fix = f'Install {", ".join(missing)}, which the config imports where it is installed.' if missing else ''
         raise Problem(describe(error), fix) from error
 
 
-def custom_imports(cfg: Config) -> list[str]:
-    """Return the modules that a config has imported."""
+def _custom_imports(cfg: Config) -> list[str]:
     names = (cfg.get('custom_imports') or {}).get('imports') or []
     return [names] if isinstance(names, str) else list(names)
 
@@ -81,10 +76,10 @@ def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
     """Compare the decoders' classes with the data sets', and the label of padding with the one that losses ignore."""
     heads = {name: module for name, module in model.named_modules() if isinstance(module, BaseDecodeHead)}
     numbers = {name: head.num_classes for name, head in heads.items() if isinstance(head.num_classes, int)}
-    loaders: dict[int, dict[str, None]] = {}
+    loaders: dict[int, list[str]] = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for leaf in leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else ():
-            loaders.setdefault(_number_of_classes(leaf), {})[loader] = None
+        for count in set(map(_number_of_classes, leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else ())):
+            loaders.setdefault(count, []).append(loader)
     wrong = [fail(f'{name} has num_classes={number}, the data of {", ".join(loaders[count])} {count} classes.',
                   f'Set model.{name}.num_classes={count}.')
              for name, number in numbers.items() for count in set(loaders) - {0, number}]
@@ -115,11 +110,7 @@ def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
 
 
 def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optimizer]:
-    """Build the optimizer, return it, and list its learning rates.
-
-    Raises:
-        ValueError: DAFTOptimWrapperConstructor refuses its settings.
-    """
+    """Build the optimizer, return it, and list its learning rates."""
     wrapper = copy.deepcopy(cfg.optim_wrapper)
     if type_name(wrapper) == 'AmpOptimWrapper':  # it may need a GPU that is not here
         wrapper['type'] = 'OptimWrapper'
@@ -132,11 +123,7 @@ def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optim
 
 
 def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
-    """Compare the floors of the schedules with the rates, and their ends with the training's.
-
-    Raises:
-        ValueError: A floor lies above a rate.
-    """
+    """Compare the floors of the schedules with the rates, and their ends with the training's."""
     cfgs = cfg.get('param_scheduler') or []
     cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
     # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
@@ -179,7 +166,7 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
     own = {name for registry in (ALL_HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DATASETS, MODELS, TRANSFORMS)
            for name, kind in registry.module_dict.items() if kind.__module__.startswith('mmseg_daft.')}
     used = own & {*types_in(cfg.to_dict()), cfg.optim_wrapper.get('constructor')}
-    if used and 'mmseg_daft' not in custom_imports(cfg):
+    if used and 'mmseg_daft' not in _custom_imports(cfg):
         yield warn(f"The config does not import mmseg_daft: mmseg's own train.py finds no {min(used)}.",
                    "Add custom_imports = dict(imports=['mmseg_daft']).")
     names = ', '.join(name for name in map(type_name, hooks_of(cfg)) if name in own)
@@ -187,24 +174,20 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
 
 
 def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Finding]:
-    """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown).
-
-    Raises:
-        ValueError: The hook's ``modules`` hold no batch-norm layer.
-    """
+    """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown)."""
     hook = hook_of(cfg, 'BNConversionHook')
     if hook is None:
         return
     wanted, batch_size = hook.get('num_batches'), cfg.train_dataloader.get('batch_size') or 1
-    if wanted and 0 < ceil(images / batch_size) < wanted:
-        yield fail(f'BNConversionHook(num_batches={wanted}), and the {images} training images are '
-                   f'{ceil(images / batch_size)} mini-batches of {batch_size}.',
-                   'Leave num_batches out, to take all of them.')
-    modules = hook.get('modules', ('backbone',))
-    modules = (modules,) if isinstance(modules, str) else tuple(modules)
+    there = ceil(images / batch_size)
+    if wanted and 0 < there < wanted:
+        yield fail(f'BNConversionHook(num_batches={wanted}), and the {images} training images are {there} mini-batches '
+                   f'of {batch_size}.', 'Leave num_batches out, to take all of them.')
+    modules = hook.get('modules', 'backbone')
     layers = find_batch_norms(model, modules)
     reasons = {name: reason for name, layer in layers.items() if (reason := why_not_convertible(layer))}
-    found = f'{len(layers) - len(reasons)} of {len(layers)} batch-norm layers in {", ".join(modules)} can be converted'
+    within = modules if isinstance(modules, str) else ', '.join(modules)
+    found = f'{len(layers) - len(reasons)} of {len(layers)} batch-norm layers in {within} can be converted'
     if reasons:
         name, reason = next(iter(reasons.items()))
         yield Finding(Verdict.FAIL if len(reasons) == len(layers) else Verdict.WARN,
@@ -214,7 +197,124 @@ def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Fin
         yield ok(found)
 
 
+def check_step(
+    cfg: Config, model: nn.Module, dataset: Any, full: bool,
+) -> Generator[Finding, None, tuple[float, tuple[int, int]]]:
+    """Run the training forward of two images (noise, if ``dataset`` is ``False``); say whether the loss is finite.
+
+    Large crops are thinned out, unless ``full``. The statistics of the model's batch norm change.
+
+    Returns:
+        How many bytes backward needs per image of the full crop, and the crop's height and width.
+    """
+    samples = ([dataset[i] for i in (0, len(dataset) // 2)] if dataset else
+               [_noise(cfg, model, seed) for seed in range(IMAGES)])
+    model.train()
+    data = model.data_preprocessor(pseudo_collate(samples), True)
+    crop = tuple(data['inputs'].shape[-2:])
+    stride = 1 if full else ceil(sqrt(crop[0] * crop[1] / LARGEST))
+    run = data if stride == 1 else _thinned(data, stride)
+    try:
+        losses, saved = saved_bytes(model, **run, mode='loss')
+    except Exception:
+        if stride == 1:
+            raise
+        run = data  # some models take one size only
+        losses, saved = saved_bytes(model, **run, mode='loss')
+    h, w = run['inputs'].shape[-2:]
+    loss, parts = model.parse_losses(losses)
+    infinite = [name for name, value in parts.items() if not isfinite(value)]
+    on = f'{IMAGES} {"training images" if dataset else "images of noise, as the data cannot be used,"} at {w}x{h}'
+    if infinite:
+        yield fail(f'{", ".join(infinite)} is not finite on {on}.',
+                   'Check the labels, the normalization and the losses.')
+    else:
+        yield ok(f'loss {float(loss):.3g} on {on}, CPU, without pre-trained weights')
+    return saved * crop[0] * crop[1] / (h * w) / IMAGES, crop
+
+
+def check_memory(
+    cfg: Config, model: nn.Module, optimizer: Optimizer, step: tuple[float, tuple[int, int]],
+) -> Iterator[Finding]:
+    """Estimate the memory that training takes on one GPU from :func:`check_step`, and compare it with a GPU here."""
+    saved, (h, w) = step
+    amp = type_name(cfg.optim_wrapper) == 'AmpOptimWrapper'
+    images = cfg.train_dataloader.get('batch_size') or 1
+    fixed = (_bytes(model.parameters()) + _bytes(model.buffers()) + optimizer_state_bytes(optimizer)
+             + _bytes(parameter for parameter in model.parameters() if parameter.requires_grad)) / GIB
+    activations = images * saved * (0.5 if amp else 1) / GIB
+    total = fixed + activations
+    found = (f'about {total:.3g} GB per GPU: {activations:.3g} saved for backward ({images} images of '
+             f'{w}x{h}{", halved as mixed precision" if amp else ""}), {fixed:.3g} for weights, '
+             'gradients and optimizer; an estimate, without the workspaces of cuDNN.')
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0).total_memory / GIB
+        verdict = Verdict.OK if total <= card else Verdict.FAIL
+        found += f' The GPU here has {card:.1f} GB.'
+    else:
+        card = next((card for card in CARDS if total + 1 <= card), None)
+        verdict = Verdict.OK if card else Verdict.WARN
+        found += f' Cards of {card} GB and more hold it.' if card else f' No card of {CARDS[-1]} GB holds it.'
+    yield Finding(verdict, found, '' if verdict is Verdict.OK else
+                  f'Take fewer than {images} images per GPU (train_dataloader.batch_size) on more GPUs or with '
+                  'optim_wrapper.accumulative_counts, or optim_wrapper.type=AmpOptimWrapper.')
+
+
+def saved_bytes(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, int]:
+    """Return what a model returns, and how many bytes it keeps for backward beside its parameters and buffers."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would keep its own graph alive
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = model(*args, **kwargs)
+    return result, sum(storages.values())
+
+
+def optimizer_state_bytes(optimizer: Optimizer) -> float:
+    """Return how much an optimizer keeps beside the parameters, measured by a step of its kind on another parameter."""
+    probe = nn.Parameter(torch.zeros(64, 64))
+    probe.grad = torch.zeros_like(probe)
+    known = inspect.signature(type(optimizer).__init__).parameters
+    twin = type(optimizer)([probe], **{key: value for key, value in optimizer.defaults.items() if key in known})
+    twin.step()
+    kept = _bytes(t for t in twin.state[probe].values() if isinstance(t, Tensor) and t.numel() > 1)
+    return kept / _bytes([probe]) * _bytes(p for group in optimizer.param_groups for p in group['params'])
+
+
 def _number_of_classes(leaf: dict) -> int:
     """Return how many classes a data set's config or its type has; 0 where neither says."""
     kind = DATASETS.get(leaf['type']) if isinstance(leaf['type'], str) else leaf['type']
     return len((leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ())
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _thinned(data: dict, stride: int) -> dict:
+    """Return a preprocessed batch with every ``stride``-th row and column of its images and labels."""
+    samples = []
+    for sample in data['data_samples']:
+        label = sample.gt_sem_seg.data[..., ::stride, ::stride].contiguous()
+        shape = dict(img_shape=tuple(label.shape[-2:]), pad_shape=tuple(label.shape[-2:]))
+        samples.append(SegDataSample(gt_sem_seg=PixelData(data=label), metainfo={**sample.metainfo, **shape}))
+    return dict(inputs=data['inputs'][..., ::stride, ::stride].contiguous(), data_samples=samples)
+
+
+def _noise(cfg: Config, model: nn.Module, seed: int) -> dict:
+    """Return a sample of the crop's size in place of a real one."""
+    crops = [transform['crop_size'] for transform in cfg.get('train_pipeline') or () if transform.get('crop_size')]
+    size = getattr(model.data_preprocessor, 'size', None) or (crops[-1] if crops else 512)
+    h, w = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(seed)
+    head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
+    label = torch.randint(0, getattr(head, 'num_classes', 2), (1, h, w), generator=generator)
+    sample = SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(h, w), ori_shape=(h, w)))
+    return dict(inputs=torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8), data_samples=sample)

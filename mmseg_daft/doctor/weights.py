@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.configs import hook_of
-from mmseg_daft.engine.pretrained_weights import WeightMatch, match_file, match_start, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
 TIMEOUT = 10  # seconds
@@ -32,15 +32,14 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
             yield warn(f'{what}: the module reads it with code of its own, so it was not compared.',
                        'Watch for its warnings when the training starts.')
             continue
-        for finding in _check_file(what, start.checkpoint, lambda start=start: match_start(start), min_share, full):
-            if load_from and finding.verdict is Verdict.FAIL and os.path.exists(locate(start.checkpoint)[1]):
-                finding = replace(finding, verdict=Verdict.WARN, found=f'{finding.found} load_from replaces them.')
-            yield finding
+        finding = _check_file(what, start.module.state_dict(), start.checkpoint, start.prefix, min_share, full)
+        if load_from and finding.verdict is Verdict.FAIL and os.path.exists(locate(start.checkpoint)[1]):
+            finding = replace(finding, verdict=Verdict.WARN, found=f'{finding.found} load_from replaces them.')
+        yield finding
     if load_from:
         state = model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name.startswith('backbone.')} or state
-        yield from _check_file(f'load_from {load_from}', load_from, lambda: match_file(state, load_from), min_share,
-                               full)
+        yield _check_file(f'load_from {load_from}', state, load_from, None, min_share, full)
     elif not starts and hook_of(cfg, 'BNConversionHook'):
         yield fail('The model starts from no pre-trained file, and BNConversionHook needs one.',
                    "Set model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…) or load_from.")
@@ -73,11 +72,7 @@ def locate(checkpoint: str) -> tuple[str, str]:
 
 
 def size_at(url: str) -> int | None:
-    """Ask a server for the size of a file in bytes, and download no more than its first; ``None`` if it does not say.
-
-    Raises:
-        OSError: The server or the file cannot be reached.
-    """
+    """Ask a server for a file's size in bytes, without downloading it; ``None`` if the server does not say."""
     request = urllib.request.Request(url, headers={'Range': 'bytes=0-0'})  # some servers refuse HEAD
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         whole = answer.headers.get('Content-Range')
@@ -86,37 +81,30 @@ def size_at(url: str) -> int | None:
 
 
 def _check_file(
-    what: str, checkpoint: str, match: Callable[[], WeightMatch], min_share: float, full: bool,
-) -> Iterator[Finding]:
+    what: str, state: Mapping[str, Tensor], checkpoint: str, prefix: str | None, min_share: float, full: bool,
+) -> Finding:
     address, path = locate(checkpoint)
-    if not is_address(address) and '://' in address:
+    if not os.path.isfile(path):
+        if '://' not in address:
+            return fail(f'{what}: there is no such file.', 'Put it there, train the model that writes it, or correct '
+                        'the path; a relative one starts at the folder that you train from.')
+        if not full and not is_address(address):
+            return warn(f'{what}: not checked, as only --full reads from such an address.', 'Use --full.')
         if not full:
-            yield warn(f'{what}: not checked, as only --full reads from such an address.', 'Use --full.')
-            return
-    elif not os.path.isfile(path) and not is_address(address):
-        yield fail(f'{what}: there is no such file.', 'Put it there, train the model that writes it, or correct the '
-                   'path; a relative one starts at the folder that you train from.')
-        return
-    elif not os.path.isfile(path) and not full:
-        try:
-            size = size_at(address)
-        except (OSError, ValueError) as error:
-            yield fail(f'{what}: cannot be reached from here. {describe(error)}', 'Download it where there is a '
-                       f'network and put it at {path}, or set checkpoint to its path.')
-        else:
-            yield ok(f'{what}: reachable' + (f', {size / 1e6:.0f} MB' if size else '')
-                     + '; not downloaded yet (--full downloads and compares it)')
-        return
+            try:
+                size = size_at(address)
+            except (OSError, ValueError) as error:
+                return fail(f'{what}: cannot be reached from here. {describe(error)}', 'Download it where there is a '
+                            f'network and put it at {path}, or set checkpoint to its path.')
+            return ok(f'{what}: reachable' + (f', {size / 1e6:.0f} MB' if size else '')
+                      + '; not downloaded yet (--full downloads and compares it)')
     try:
-        matched = match()
+        matched = match_file(state, checkpoint, prefix)
     except Exception as error:
-        yield fail(f'{what}: cannot be read. {describe(error)}', f'Remove {path} and get it again.'
-                   if is_address(address) else 'Write or download the file again.')
-        return
+        return fail(f'{what}: cannot be read. {describe(error)}', f'Remove {path} and get it again.'
+                    if is_address(address) else 'Write or download the file again.')
     if problem := matched.problem(min_share):
-        yield fail(f'{what} does not match: {problem}',
-                   'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
-    else:
-        rest = [*matched.missing, *matched.misshapen]
-        yield ok(f'{what}: {len(matched.matched)} tensors match ({matched.share:.0%})'
-                 + (f', not {some(rest)}' if rest else ''))
+        return fail(f'{what} does not match: {problem}',
+                    'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
+    rest = some([*matched.missing, *matched.misshapen])
+    return ok(f'{what}: {len(matched.matched)} tensors match ({matched.share:.0%})' + (f', not {rest}' if rest else ''))

@@ -1,20 +1,17 @@
-"""Adapters that let an MMEngine runner use the method: hooks, an optimizer-wrapper constructor, an initializer."""
+"""Adapters that let an MMEngine runner use the method; importing this package registers them."""
 
-from mmseg_daft.engine.cpu_distributed import CPUDistributedDataParallel
-from mmseg_daft.engine.hooks import (
-    BNConversionHook,
-    BNTestModeHook,
-    CheckpointOnSignalHook,
-    DivergenceHook,
-    EffectiveBatchHook,
-    ExactResumeHook,
-    FeatureDistortionHook,
-    FinalEvaluationHook,
-    PretrainedWeightsHook,
+from mmseg_daft.engine import cpu_distributed, zero_head  # noqa: F401
+from mmseg_daft.engine.hooks import (  # noqa: F401
+    bn_test_mode_hook,
+    checkpoint_on_signal_hook,
+    divergence_hook,
+    effective_batch_hook,
+    exact_resume_hook,
+    feature_distortion_hook,
+    final_evaluation_hook,
+    pretrained_weights_hook,
 )
+from mmseg_daft.engine.hooks.bn_conversion_hook import BNConversionHook
 from mmseg_daft.engine.optim_wrapper_constructor import DAFTOptimWrapperConstructor
-from mmseg_daft.engine.zero_head import ZeroHead
 
-__all__ = ['BNConversionHook', 'BNTestModeHook', 'CPUDistributedDataParallel', 'CheckpointOnSignalHook',
-           'DAFTOptimWrapperConstructor', 'DivergenceHook', 'EffectiveBatchHook', 'ExactResumeHook',
-           'FeatureDistortionHook', 'FinalEvaluationHook', 'PretrainedWeightsHook', 'ZeroHead']
+__all__ = ['BNConversionHook', 'DAFTOptimWrapperConstructor']

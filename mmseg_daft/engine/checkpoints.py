@@ -18,15 +18,12 @@ from mmseg_daft.files import write_atomically
 
 
 def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return a checkpoint's weights by name, and all of its content, on the CPU.
+    """Return a checkpoint's weights by name, and all of its content, on the CPU; ``path`` is anything MMEngine loads.
 
     The weights are under ``state_dict``, as MMEngine's and many others' are, or the whole content, as torchvision's.
 
-    Args:
-        path: A path, an address or anything else that MMEngine loads.
-
     Raises:
-        ValueError: What is there is no checkpoint.
+        ValueError: What is there is not a checkpoint.
         OSError: It is not there, or cannot be read.
     """
     try:
@@ -74,14 +71,13 @@ def settle_start(runner: Runner) -> None:
     same name is still resumed, as MMEngine does. For a hook's ``before_run``; settled once, it stays.
 
     Raises:
-        FileNotFoundError: There is no ``load_from``.
-        ValueError: It is no checkpoint.
+        FileNotFoundError, ValueError: As ``read_checkpoint``.
     """
     start = runner._load_from
     if not (runner._resume and start):
         return
     work_dir = Path(runner.work_dir)
-    if _lies_in(start, work_dir):
+    if '://' not in start and Path(start).resolve().parent == work_dir.resolve():
         return
     if (work_dir / 'last_checkpoint').is_file():
         runner._load_from = None
@@ -94,30 +90,20 @@ def settle_start(runner: Runner) -> None:
                            'name the copy.')
 
 
-def _lies_in(path: str, work_dir: Path) -> bool:
-    return '://' not in path and Path(path).resolve().parent == work_dir.resolve()
-
-
 def _is_of_the_same_name(path: str, runner: Runner) -> bool:
     _, content = read_checkpoint(path)
     if 'message_hub' not in content or 'optimizer' not in content:
         return False  # weights alone, which MMEngine could not resume from
-    return _without_time(content.get('meta', {}).get('experiment_name', '')) == _without_time(runner.experiment_name)
-
-
-def _without_time(experiment: str) -> str:
-    """Cut off the time of start, ``20261124_161001``, which MMEngine appends."""
-    return '_'.join(experiment.split('_')[:-2])
+    names = content.get('meta', {}).get('experiment_name', ''), runner.experiment_name
+    mine, other = (name.split('_')[:-2] for name in names)  # less the time of start, 20261124_161001
+    return mine == other
 
 
 def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:
     """Build a config's model, on the CPU, with the weights that training begins with: a resumed run lost them.
 
-    It draws random numbers, for the layers that no file fills: call it where they are preserved.
-
-    Args:
-        cfg: The config.
-        load_from: The checkpoint that was loaded on top of ``init_cfg``, or ``None``.
+    ``load_from`` is the checkpoint that was loaded on top of ``init_cfg``. It draws random numbers, for the layers that
+    no file fills: call it where they are preserved.
     """
     model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     model.init_weights()

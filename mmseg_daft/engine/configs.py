@@ -11,28 +11,33 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 
+class ConfigError(ValueError):
+    """A config cannot be read, or an option does not fit it; the message is for users, with the fix."""
+
+
 def read_config(path: str | Path, options: Sequence[str] = (), import_modules: bool = True) -> Config:
     """Read a config with a command's ``KEY=VALUE`` options, as mmseg's own tools read ``--cfg-options``.
 
-    Args:
-        path: The config.
-        options: ``KEY=VALUE`` words.
-        import_modules: Import what its ``custom_imports`` names, and set its default scope.
+    With ``import_modules``, what its ``custom_imports`` names is imported and its default scope is set.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: An option has no ``=``.
-        TypeError, KeyError: An option does not fit the config.
+        ConfigError: There is no such file, it or a base cannot be read, or an option does not fit.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'There is no config {path}. Give the path of one, such as configs/daft/….py')
-    for word in options:
-        if '=' not in word:
-            raise ValueError(f'{word!r} is not KEY=VALUE, such as model.backbone.depth=18.')
-    cfg = Config.fromfile(path, import_custom_modules=import_modules)
+        raise ConfigError(f'There is no config {path}. `mmseg-daft configs list` shows the shipped ones.')
+    try:
+        cfg = Config.fromfile(path, import_custom_modules=import_modules)
+    except Exception as error:
+        line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
+        fix = ". For bases mmseg::…, pip install 'setuptools<82'." if 'pkg_resources' in str(error) else ''
+        raise ConfigError(f'{path} cannot be read. {line}{type(error).__name__}: {error}{fix}') from error
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
-    cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+    try:
+        cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+    except Exception as error:
+        raise ConfigError(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error!r}). Write settings of '
+                          'the config, such as train_dataloader.batch_size=8.') from error
     if import_modules:
         init_default_scope(cfg.get('default_scope') or 'mmseg')
     return cfg

@@ -16,9 +16,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     SyncBatchNorm trains on GPUs alone, so it becomes plain batch norm: each process normalizes with its
     own share of the batch.
 
-    Args:
-        module: The model.
-        **kwargs: As of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to GPU numbers.
+    Arguments are those of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to GPU numbers.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:

@@ -1,11 +1,8 @@
-"""The pre-trained model's features of a few images, kept small, and how far a model's are from them now.
-
-A few fixed images of the validation data, always the same, ready for the model.
-"""
+"""The pre-trained model's features of a few fixed images, kept small, and how far a model's are from them now."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,12 +17,29 @@ from mmseg_daft.core.random_state import seed_everything
 POSITIONS = 1024  # that CKA is taken over, per stage and all images: more change it little, and cost time
 
 
+def fixed_samples(dataset: Any, number: int) -> list[dict[str, Any]]:
+    """Return a few samples, or all, evenly spread over a data set, as its pipeline leaves them.
+
+    The global random generators are seeded meanwhile: call it where they are preserved.
+
+    Raises:
+        ValueError: The data set is empty.
+    """
+    total = len(dataset)
+    if not total:
+        raise ValueError('The data set is empty, so there are no images to follow the features on. Check data_root '
+                         'and data_prefix of val_dataloader.dataset.')
+    seed_everything(0)
+    number = min(number, total)
+    return [dataset[i * total // number] for i in range(number)]
+
+
 class FeatureReference:
     """Features of some stages in half precision, scaled so that none overflows.
 
     Args:
         model: The pre-trained model, without a distributed wrapper.
-        images: The images.
+        samples: The images.
         stages: Of the backbone, counted from 1.
         max_bytes: What images and features may take together.
 
@@ -33,8 +47,10 @@ class FeatureReference:
         ValueError: The backbone does not return a stage, the budget is too small, or features are NaN or infinite.
     """
 
-    def __init__(self, model: BaseModel, images: FixedImages, stages: Sequence[int], max_bytes: int) -> None:
-        self.images = images
+    def __init__(
+        self, model: BaseModel, samples: Sequence[dict[str, Any]], stages: Sequence[int], max_bytes: int,
+    ) -> None:
+        self.samples = samples
         returned = [index + 1 for index in getattr(model.backbone, 'out_indices', ())]
         unknown = [stage for stage in stages if stage not in returned]
         if unknown:
@@ -43,12 +59,16 @@ class FeatureReference:
         self.places = {stage: returned.index(stage) for stage in stages}
         self.maps: dict[int, list[Tensor]] = {stage: [] for stage in stages}
         self.scales: dict[int, float] = {}
-        self.nbytes = images.nbytes
-        for number in range(len(images)):
-            features = self._features(model, number)
-            if number == 0:
-                each = sum(maps.numel() * 2 for maps in features.values())
-                self._refuse_too_large(images.nbytes + each * len(images), max_bytes, features)
+        self.nbytes = sum(sample['inputs'].numel() * sample['inputs'].element_size() for sample in samples)
+        for number, sample in enumerate(samples):
+            features = self._features(model, sample)
+            needed = self.nbytes + sum(maps.numel() * 2 for maps in features.values()) * len(samples)
+            if number == 0 and needed > max_bytes:
+                raise ValueError(
+                    f'FeatureDistortionHook: {len(samples)} images and their features at the stages '
+                    f'{", ".join(map(str, features))} need {needed / 2**20:.0f} MiB, and max_bytes allows '
+                    f'{max_bytes / 2**20:.0f}. Use num_images={max(1, len(samples) * max_bytes // needed)}, fewer '
+                    'stages, or a larger max_bytes.')
             for stage, maps in features.items():
                 if not torch.isfinite(maps).all():
                     raise ValueError(f'The pre-trained model\'s features at stage {stage} hold NaN or infinite values. '
@@ -57,18 +77,10 @@ class FeatureReference:
                 self.maps[stage].append(_small(maps, scale))
                 self.nbytes += self.maps[stage][-1].numel() * 2
 
-    def _refuse_too_large(self, needed: int, max_bytes: int, features: Mapping[int, Tensor]) -> None:
-        if needed > max_bytes:
-            raise ValueError(
-                f'FeatureDistortionHook: {len(self.images)} images and their features at the stages '
-                f'{", ".join(map(str, features))} need {needed / 2**20:.0f} MiB, and max_bytes allows '
-                f'{max_bytes / 2**20:.0f}. Use num_images={max(1, len(self.images) * max_bytes // needed)}, fewer '
-                'stages, or a larger max_bytes.')
-
     @torch.no_grad()
-    def _features(self, model: BaseModel, number: int) -> dict[int, Tensor]:
+    def _features(self, model: BaseModel, sample: dict[str, Any]) -> dict[int, Tensor]:
         with eval_mode(model):
-            outputs = model.backbone(self.images.inputs(model, number))
+            outputs = model.backbone(model.data_preprocessor(pseudo_collate([sample]), False)['inputs'])
         return {stage: outputs[place].float() for stage, place in self.places.items()}
 
     def fingerprint(self) -> dict[int, list[list[float]]]:
@@ -84,8 +96,8 @@ class FeatureReference:
         """
         sums: dict[str, float] = {}
         moments: dict[int, list[CrossMoments]] = {}
-        for number in range(len(self.images)):
-            for stage, maps in self._features(model, number).items():
+        for number, sample in enumerate(self.samples):
+            for stage, maps in self._features(model, sample).items():
                 scale = self.scales[stage]
                 before, after = self.maps[stage][number].float(), _small(maps, scale).float()
                 whole = feature_distortion(pooled(before), pooled(after))
@@ -94,13 +106,13 @@ class FeatureReference:
                           'pixel_cosine_similarity': float(feature_distortion(before, after).cosine_similarity.mean())}
                 for name, value in values.items():
                     key = f'stage{stage}/{name}'
-                    sums[key] = sums.get(key, 0.0) + value / len(self.images)
+                    sums[key] = sums.get(key, 0.0) + value / len(self.samples)
                 self._add_positions(moments.setdefault(stage, []), before, after)
         return {**sums, **{f'stage{stage}/cka': linear_cka(*three) for stage, three in moments.items()}}
 
     def _add_positions(self, moments: list[CrossMoments], before: Tensor, after: Tensor) -> None:
         total = before[0, 0].numel()
-        number = min(total, max(1, POSITIONS // len(self.images)))
+        number = min(total, max(1, POSITIONS // len(self.samples)))
         places = torch.arange(number, device=before.device) * total // number  # evenly spread
         x, y = (maps[0].flatten(1)[:, places].T for maps in (before, after))
         moments[:] = moments or [CrossMoments(x.shape[1]) for _ in range(3)]
@@ -111,39 +123,3 @@ class FeatureReference:
 def _small(maps: Tensor, scale: float) -> Tensor:
     """Round to half precision, the later features like the reference, so that rounding is no distortion."""
     return (maps / scale).half()
-
-
-class FixedImages:
-    """Images taken once from a data set, evenly spread over it, and kept as the pipeline leaves them.
-
-    The global random generators are seeded meanwhile: call it where they are preserved.
-
-    Args:
-        dataset: Of mmseg, with the pipeline that the images go through.
-        number: How many to take; all where it has fewer.
-
-    Raises:
-        ValueError: The data set is empty.
-    """
-
-    def __init__(self, dataset: Any, number: int) -> None:
-        total = len(dataset)
-        if not total:
-            raise ValueError('The data set is empty, so there are no images to follow the features on. Check data_root '
-                             'and data_prefix of val_dataloader.dataset.')
-        seed_everything(0)
-        number = min(number, total)
-        self.samples = [dataset[i * total // number] for i in range(number)]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    @property
-    def nbytes(self) -> int:
-        """The memory of their pixels."""
-        return sum(sample['inputs'].numel() * sample['inputs'].element_size() for sample in self.samples)
-
-    @torch.no_grad()
-    def inputs(self, model: Any, number: int) -> Tensor:
-        """Return the input ``(1, 3, H, W)`` that a model makes of one image."""
-        return model.data_preprocessor(pseudo_collate([self.samples[number]]), False)['inputs']

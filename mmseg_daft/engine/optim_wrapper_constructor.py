@@ -1,11 +1,4 @@
-"""An MMEngine optimizer-wrapper constructor that gives backbone and head a rate of their own.
-
-A schedule's floor above a group's rate would raise the rate: refuse it before training.
-
-``eta_min`` of MMEngine's poly and cosine schedules is one absolute number for all parameter groups.
-With mmseg's usual ``eta_min=1e-4``, a group that starts at 1e-5 *climbs* to 1e-4 over the run
-(MMEngine issue 1612 tells the same of cosine).
-"""
+"""An MMEngine optimizer-wrapper constructor that gives backbone and head a rate of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
@@ -47,9 +40,8 @@ class DAFTOptimWrapperConstructor:
             - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part.
 
     Raises:
-        ValueError: A rate is missing, negative or not a number, a key is unknown, a trainable
-            parameter belongs to neither part or to both (when called), or, before the first
-            iteration, a schedule's ``eta_min`` lies above a rate.
+        ValueError: A rate is missing, negative or not a number, or a key is unknown. When called: as
+            ``parameter_groups``. Before the first iteration: a schedule's ``eta_min`` lies above a rate.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -59,11 +51,9 @@ class DAFTOptimWrapperConstructor:
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         options = dict(paramwise_cfg or {})
         self.rates = {part: _pop_rate(options, f'{part}_lr') for part in ('backbone', 'head')}
-        self.parts = {
-            'backbone': _as_names(options.pop('backbone_modules', ('backbone',))),
-            'head': _as_names(options.pop('head_modules', ('neck', 'decode_head', 'auxiliary_head')))}
-        self.decay_rules = {
-            rule: options.pop(rule, None) for rule in ('norm_decay_mult', 'bias_decay_mult')}
+        self.parts = {'backbone': options.pop('backbone_modules', 'backbone'),
+                      'head': options.pop('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
+        self.decay_rules = {rule: options.pop(rule, None) for rule in ('norm_decay_mult', 'bias_decay_mult')}
         if options:
             known = ['backbone_lr', 'head_lr', 'backbone_modules', 'head_modules', *self.decay_rules]
             near = difflib.get_close_matches(next(iter(options)), known, n=1)
@@ -107,7 +97,7 @@ class _NamedRates:
 
     def initialize_count_status(self, *args: Any, **kwargs: Any) -> None:
         """Check the rates against their schedules: the runner calls this last before training."""
-        refuse_floor_above_rate(self.optimizer.param_groups, schedulers_of(self))
+        refuse_floor_above_rate(self.optimizer.param_groups, _schedulers_of(self))
         super().initialize_count_status(*args, **kwargs)
 
 
@@ -133,15 +123,10 @@ def _find_wrapper(name: str) -> type[OptimWrapper]:
     return found
 
 
-def _as_names(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _schedulers_of(optim_wrapper: OptimWrapper) -> list[_ParamScheduler]:
+    """Return the schedulers that drive an optimizer wrapper, found among all live objects (some 50 ms, once per run).
 
-
-def schedulers_of(optim_wrapper: BaseOptimWrapper) -> list[_ParamScheduler]:
-    """Return the parameter schedulers that drive an optimizer wrapper.
-
-    They hold the wrapper, but only the runner holds them, and an optimizer wrapper never meets the
-    runner. So they are looked up among all live objects (some 50 ms, once per run).
+    They hold the wrapper, but only the runner holds them, and an optimizer wrapper never meets the runner.
     """
     # By type(): isinstance() asks every object for __class__, and lazy modules answer with warnings.
     return [o for o in gc.get_objects() if issubclass(type(o), _ParamScheduler) and o.optimizer is optim_wrapper]
@@ -150,9 +135,8 @@ def schedulers_of(optim_wrapper: BaseOptimWrapper) -> list[_ParamScheduler]:
 def refuse_floor_above_rate(groups: Iterable[Mapping[str, Any]], schedulers: Iterable[_ParamScheduler]) -> None:
     """Check that no schedule lifts a group's learning rate to a floor above it.
 
-    Args:
-        groups: Parameter groups with ``name``, ``part`` and ``lr`` (``initial_lr`` once scheduled).
-        schedulers: MMEngine's parameter schedulers; those without ``eta_min`` have no floor.
+    ``eta_min`` of MMEngine's poly and cosine schedules is one absolute number for all parameter groups. With mmseg's
+    usual 1e-4, a group that starts at 1e-5 *climbs* to 1e-4 over the run (MMEngine issue 1612).
 
     Raises:
         ValueError: A floor lies above the rate of a group.

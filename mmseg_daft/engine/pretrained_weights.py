@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,8 +11,6 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from mmseg_daft.engine.checkpoints import read_checkpoint
-
-_COUNTER = 'num_batches_tracked'  # older files lack it, and nothing depends on it
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,13 @@ class WeightMatch:
         """The share of the model's tensors that match, from 0 to 1."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.misshapen))
 
-    @property
-    def lost_statistics(self) -> tuple[str, ...]:
-        """The running means and variances of batch norm among those that do not match."""
-        lost = (*self.missing, *self.misshapen)
-        return tuple(name for name in lost if name.endswith(('running_mean', 'running_var')))
-
     def problem(self, min_share: float) -> str | None:
-        """Say what is wrong with a match that is too poor to train from; ``None`` where it is good.
+        """Say what is wrong with a match that is too poor to train from; ``None`` if it is good.
 
-        Args:
-            min_share: The share of tensors that have to match. Statistics of batch norm all have to.
+        A share of ``min_share`` of the tensors has to match, and the statistics of all batch norm.
         """
-        if self.share >= min_share and not self.lost_statistics:
+        lost = (*self.missing, *self.misshapen)
+        if self.share >= min_share and not any(name.endswith(('running_mean', 'running_var')) for name in lost):
             return None
         total = len(self.matched) + len(self.missing) + len(self.misshapen)
         lines = [f'{len(self.matched)} of {total} tensors match ({self.share:.0%}; at least {min_share:.0%} and every '
@@ -65,40 +57,6 @@ class WeightMatch:
         return ' '.join(lines)
 
 
-def match_weights(
-    model: Mapping[str, Tensor], file: Mapping[str, Tensor], whole_file: Mapping[str, Tensor] | None = None,
-) -> WeightMatch:
-    """Compare the names and shapes of a model's tensors with a file's.
-
-    Args:
-        model: The model's state dict.
-        file: The file's, without the prefix that was asked for.
-        whole_file: The file's, with all its prefixes, to suggest a better one.
-    """
-    names = [name for name in model if name.rsplit('.', 1)[-1] != _COUNTER]
-    matched = tuple(name for name in names if name in file and file[name].shape == model[name].shape)
-    return WeightMatch(
-        matched=matched,
-        missing=tuple(name for name in names if name not in file),
-        misshapen={name: (tuple(file[name].shape), tuple(model[name].shape))
-                   for name in names if name in file and file[name].shape != model[name].shape},
-        prefix=_better_prefix(names, whole_file if whole_file is not None else file, len(matched)))
-
-
-def _better_prefix(names: list[str], file: Mapping[str, Tensor], matched: int) -> str | None:
-    prefixes: Counter[str] = Counter()
-    wanted = set(names)
-    for key in file:
-        parts = key.split('.')
-        prefixes.update('.'.join(parts[:i]) for i in range(len(parts)) if '.'.join(parts[i:]) in wanted)
-    best, count = prefixes.most_common(1)[0] if prefixes else ('', 0)
-    return best if count > matched else None
-
-
-def _some(words: list[str] | tuple[str, ...], most: int = 8) -> str:
-    return ', '.join(words[:most]) + (f', and {len(words) - most} more' if len(words) > most else '')
-
-
 class PretrainedStart(NamedTuple):
     """A module that takes its weights from a file.
 
@@ -107,8 +65,7 @@ class PretrainedStart(NamedTuple):
         module: The module.
         checkpoint: The file's path or address, as ``init_cfg`` has it.
         prefix: What the module's names begin with in the file, or ``None``.
-        own_loading: Whether the module has code of its own that reads the file, as mmseg's transformers do: it
-            may translate names, and what it warns of is all that is known.
+        own_loading: Whether the module reads the file by code of its own, which may translate names (mmseg's Swin).
     """
 
     name: str
@@ -116,6 +73,10 @@ class PretrainedStart(NamedTuple):
     checkpoint: str
     prefix: str | None
     own_loading: bool
+
+    def match(self) -> WeightMatch:
+        """Read the file, as MMEngine does, and compare it with the module."""
+        return match_file(self.module.state_dict(), self.checkpoint, self.prefix)
 
 
 def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
@@ -128,30 +89,41 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
                                       type(module).init_weights is not BaseModule.init_weights)
 
 
-def match_start(start: PretrainedStart) -> WeightMatch:
-    """Read a start's file, as MMEngine does, and compare it with the module."""
-    return match_file(start.module.state_dict(), start.checkpoint, start.prefix)
-
-
 def match_file(model: Mapping[str, Tensor], checkpoint: str, prefix: str | None = None) -> WeightMatch:
-    """Read a checkpoint, as MMEngine does, and compare it with a model.
-
-    Args:
-        model: The model's state dict.
-        checkpoint: A path, an address or anything else that MMEngine loads.
-        prefix: What the model's names begin with in the file, or ``None``.
+    """Read a checkpoint and compare it with a model's state dict; arguments as in MMEngine's ``Pretrained``.
 
     Raises:
-        ValueError: The file is no checkpoint.
+        ValueError, OSError: As ``read_checkpoint``.
     """
-    file, _ = read_checkpoint(checkpoint)
+    return match_weights(model, read_checkpoint(checkpoint)[0], prefix)
+
+
+def match_weights(model: Mapping[str, Tensor], file: Mapping[str, object], prefix: str | None = None) -> WeightMatch:
+    """Compare the names and shapes of a model's tensors with those of a file; arguments as in ``match_file``."""
+    file = {name: value for name, value in file.items() if isinstance(value, Tensor)}
     if prefix is None:
         part = {name.removeprefix('module.'): tensor for name, tensor in file.items()}
     else:
         start = prefix.rstrip('.') + '.'
         part = {name.removeprefix(start): tensor for name, tensor in file.items() if name.startswith(start)}
-    return match_weights(model, _tensors(part), _tensors(file))
+    names = [name for name in model if not name.endswith('num_batches_tracked')]  # older files lack it
+    matched = tuple(name for name in names if name in part and part[name].shape == model[name].shape)
+    return WeightMatch(
+        matched=matched,
+        missing=tuple(name for name in names if name not in part),
+        misshapen={name: (tuple(part[name].shape), tuple(model[name].shape))
+                   for name in names if name in part and part[name].shape != model[name].shape},
+        prefix=_better_prefix(set(names), file, len(matched)))
 
 
-def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+def _better_prefix(wanted: set[str], file: Mapping[str, Tensor], matched: int) -> str | None:
+    prefixes: Counter[str] = Counter()
+    for key in file:
+        parts = key.split('.')
+        prefixes.update('.'.join(parts[:i]) for i in range(len(parts)) if '.'.join(parts[i:]) in wanted)
+    best, count = prefixes.most_common(1)[0] if prefixes else ('', 0)
+    return best if count > matched else None
+
+
+def _some(words: Sequence[str], most: int = 8) -> str:
+    return ', '.join(words[:most]) + (f', and {len(words) - most} more' if len(words) > most else '')

@@ -50,11 +50,6 @@ class StoredPass(NamedTuple):
 def read_statistics(path: Path, identity: Mapping[str, str], ranks: Ranks | None) -> StoredPass | None:
     """Return what a file keeps, ``None`` if there is no file. The first rank reads, for all.
 
-    Args:
-        path: Where the file is, or will be.
-        identity: What the statistics depend on, by name (``pass_identity``).
-        ranks: The ranks, if there are several.
-
     Raises:
         ValueError: The file is damaged, or belongs to another pass; the message names what differs.
         OSError: It cannot be read, or there can be no folder for it.
@@ -114,15 +109,8 @@ def pass_identity(
 ) -> dict[str, str]:
     """Return what the statistics of a pass depend on, each as a short text.
 
-    Files of data are known by what the config says of them and by their number, not by their content.
-
-    Args:
-        forward: The model, as far as it runs.
-        layers: The layers to observe.
-        settings: Seed, number of mini-batches and so on.
-        cfg: The config of model and loader.
-        num_images: The length of the data set.
-        precision: Makes the autocast context of the pass.
+    Files of data are known by what the config says of them and by their number, not by their content. ``settings`` are
+    the seed, the number of mini-batches and so on, ``precision`` makes the autocast context of the pass.
     """
     parts = ('backbone', 'neck') if forward.features_only else tuple(cfg.model)
     runs = {name: tensor for name, tensor in forward.model.state_dict().items()

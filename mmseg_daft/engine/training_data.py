@@ -47,7 +47,8 @@ class TargetLoader:
     ) -> None:
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
         order = np.random.default_rng(seed).permutation(len(loader.dataset))
-        batches = [order[i:i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+        batches = [[(i, i) for i in order[start:start + batch_size].tolist()]
+                   for start in range(0, len(order), batch_size)]
         if not batches:
             raise ValueError(
                 'The training data set is empty, so there are no target statistics. Check data_root, ann_file, '
@@ -62,7 +63,7 @@ class TargetLoader:
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
-            _SeededSamples(dataset, seed),
+            SeededSamples(dataset, seed),
             batch_sampler=batches[:num_batches][rank::world_size],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
@@ -112,16 +113,16 @@ def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks:
     return made
 
 
-class _SeededSamples(Dataset):
-    """Samples whose augmentation depends on the seed and the index alone."""
+class SeededSamples(Dataset):
+    """A data set's samples, asked for by ``(number, index)`` and augmented under a seed made of seed and number."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, index: int) -> Any:
-        seed_everything_by(self.seed, index)
-        return self.dataset[index]
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        seed_everything_by(self.seed, place[0])
+        return self.dataset[place[1]]
 
 
 class ModelForward:

@@ -17,11 +17,8 @@ def zero_head(head: nn.Module) -> nn.Module:
     The gradient that reaches the features is the head's weight times that of the logits: none in the first iteration,
     then as much as the head has learned (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT").
 
-    Args:
-        head: A module with exactly one layer that has parameters, a linear or convolution one.
-
     Raises:
-        ValueError: The head has several such layers, another kind, or none.
+        ValueError: The head does not have exactly one layer with parameters, a linear or convolution one.
     """
     layers = {name or type(head).__name__: module for name, module in head.named_modules()
               if next(module.parameters(recurse=False), None) is not None}
@@ -47,9 +44,6 @@ class ZeroHead:
     In a config, for instance with ``FCNHead(num_convs=0)``::
 
         decode_head=dict(init_cfg=dict(type='ZeroHead'))
-
-    Raises:
-        ValueError: When called, for a head of several layers.
     """
 
     def __call__(self, module: nn.Module) -> None:

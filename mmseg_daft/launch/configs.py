@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def configs_root() -> Path:
-    """Return the folder of the shipped configs: in a wheel beside the package's modules, or that of the checkout.
+def shipped_configs() -> dict[str, Path]:
+    """Return the shipped configs by name: in a wheel beside the package's modules, or those of the checkout.
 
     Raises:
         FileNotFoundError: The installation has none.
@@ -42,7 +42,7 @@ def configs_root() -> Path:
     package = Path(__file__).parents[1]
     for root in (package / '.mim' / 'configs', package.parent / 'configs'):
         if (root / 'daft').is_dir():
-            return root.resolve()
+            return {path.relative_to(root).as_posix(): path.resolve() for path in sorted(root.glob('[!_]*/*.py'))}
     raise FileNotFoundError(f'The installation at {package} holds no configs; install mmseg-daft again.')
 
 
@@ -52,16 +52,18 @@ def list_configs(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: There are none.
     """
-    root, words = configs_root(), [word.lower() for word in args.filters]
-    about = {str(path.relative_to(root)): _description(path) for path in _shipped(root)}
-    found = {name: text for name, text in about.items() if all(word in f'{name} {text}'.lower() for word in words)}
-    if not found:
-        raise SystemExit(f'None of the {len(about)} configs has {" and ".join(args.filters)} in its name or '
-                         'description. Give fewer words.')
+    configs, found = shipped_configs(), 0
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    for name, text in found.items():
-        print(name, textwrap.fill(text, width, initial_indent='    ', subsequent_indent='    '), sep='\n')
-    print(f'\n{len(found)} of {len(about)} in {root}')
+    for name, path in configs.items():
+        first_line = path.read_text(encoding='utf-8').partition('\n')[0]
+        about = first_line.lstrip('# ').removesuffix(' Both stages:')
+        if all(word.lower() in f'{name} {about}'.lower() for word in args.filters):
+            found += 1
+            print(name, textwrap.fill(about, width, initial_indent='    ', subsequent_indent='    '), sep='\n')
+    if not found:
+        raise SystemExit(f'None of the {len(configs)} configs has {" and ".join(args.filters)} in its name or '
+                         'description. Give fewer words.')
+    print(f'\n{found} of {len(configs)} in {path.parents[1]}')
 
 
 def copy_config(args: argparse.Namespace) -> None:
@@ -70,11 +72,11 @@ def copy_config(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: There is no such config, or a file that differs is there.
     """
-    root = configs_root()
-    chosen = [path for path in _shipped(root) if args.config in (path.name, path.stem, str(path.relative_to(root)))]
-    if not chosen:
+    named = [path for name, path in shipped_configs().items() if args.config in (name, path.name, path.stem)]
+    if not named:
         raise SystemExit(f'No shipped config is named {args.config}. `mmseg-daft configs list` shows their names.')
-    target = {path: args.folder / path.relative_to(root) for path in _inherited(chosen[0])}
+    chosen = named[0]
+    target = {path: args.folder / path.relative_to(chosen.parents[1]) for path in _inherited(chosen)}
     edited = [str(copy) for path, copy in target.items() if copy.exists() and copy.read_bytes() != path.read_bytes()]
     if edited:
         raise SystemExit(f'These files are there and differ: {", ".join(edited)}. Name another DIR, or remove them.')
@@ -83,16 +85,8 @@ def copy_config(args: argparse.Namespace) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         print(copy)
-    command = 'lpft LP_CONFIG' if chosen[0].name.startswith('lpft') else 'train'
-    print(f'\nNow: mmseg-daft {command} {target[chosen[0]]}')
-
-
-def _shipped(root: Path) -> list[Path]:
-    return sorted(root.glob('[!_]*/*.py'))
-
-
-def _description(path: Path) -> str:
-    return path.read_text(encoding='utf-8').partition('\n')[0].lstrip('# ').removesuffix(' Both stages:')
+    command = 'lpft LP_CONFIG' if chosen.name.startswith('lpft') else 'train'
+    print(f'\nNow: mmseg-daft {command} {target[chosen]}')
 
 
 def _inherited(path: Path) -> Iterator[Path]:

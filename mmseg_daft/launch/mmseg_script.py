@@ -7,14 +7,9 @@ import gc
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mmseg_daft
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,22 +20,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
                         help='what started the processes, if there are several')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
-
-
-def config_of(path: str | Path, options: Sequence[str] = ()) -> Config:
-    """Read a config with a command's ``--cfg-options``.
-
-    Raises:
-        SystemExit: It cannot be read, or the options do not fit it.
-    """
-    from mmseg_daft.engine.configs import read_config
-    try:
-        return read_config(path, options, import_modules=False)
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise SystemExit(f'{path} does not fit with --cfg-options {" ".join(options)} ({error!r}): '
-                         'give KEY=VALUE, where KEY is a setting of the config.') from error
 
 
 def script_path(name: str) -> Path:
@@ -65,16 +44,20 @@ def run_script(name: str, args: argparse.Namespace) -> int:
 
     Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables: two jobs on one node would otherwise
     meet at MMEngine's fixed port, 29500.
+
+    Raises:
+        ConfigError: The config or an option is wrong.
+        SystemExit: The processes cannot meet.
     """
-    if not Path(args.config).is_file():
-        raise SystemExit(f'There is no config {args.config}. `mmseg-daft configs list` shows the shipped ones.')
     mmseg_daft.register()  # first: it repairs what keeps mmseg from being imported with mmcv-lite
     import torch
     import torch.distributed as dist
 
+    from mmseg_daft.engine.configs import read_config
     from mmseg_daft.launch import slurm
 
     path = script_path(name)
+    read_config(args.config, args.cfg_options, import_modules=False)  # mmseg's script would say it with a traceback
     sys.argv = [str(path), *args.words]
     if args.launcher == 'slurm':
         store = slurm.join_step(os.environ)  # noqa: F841  it has to live as long as the groups that use it

@@ -14,27 +14,12 @@ from torch.distributed import TCPStore
 FIRST_PORT, PORTS = 10000, 22000
 
 
-def join_step(env: MutableMapping[str, str]) -> TCPStore:
-    """Set this task's ranks in the environment, meet the step's other ranks, and let process groups use that store.
-
-    Returns:
-        The store, which has to live as long as the process groups.
-
-    Raises:
-        SystemExit: This is not a task of ``srun``, or its port belongs to somebody else.
-    """
-    env.update(slurm_ranks(env))
-    store = meet(env)
-    env['TORCHELASTIC_USE_AGENT_STORE'] = 'True'  # as under torchrun: groups do not open a store of their own
-    return store
-
-
 def slurm_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """Return ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` of this task.
 
     An address or a port that is set already stays. The address is that of the step's first node; the port comes
     from job and step, so that jobs side by side on a node seldom have the same (MMEngine takes 29500 for each, and
-    two jobs then mix their ranks: MMEngine issue 169). Where they have, ``meet`` notices.
+    two jobs then mix their ranks: MMEngine issue 169). Where they have, ``join_step`` notices.
 
     Raises:
         SystemExit: This is not a task of ``srun``.
@@ -60,15 +45,19 @@ def port_of(job: str, step: str) -> int:
     return FIRST_PORT + (int(job) + 1009 * int(step)) % PORTS
 
 
-def meet(env: Mapping[str, str]) -> TCPStore:
-    """Return the store at ``MASTER_ADDR`` and ``MASTER_PORT`` by which the ranks of this step find one another.
+def join_step(env: MutableMapping[str, str]) -> TCPStore:
+    """Set this task's ranks in the environment, meet the step's other ranks, and let process groups use that store.
 
     Ports are finite, so a rank may reach the store of another job. It learns so here, before it has taken the place of
     a rank there.
 
+    Returns:
+        The store, which has to live as long as the process groups.
+
     Raises:
-        SystemExit: The port belongs to another job or step, or to another program.
+        SystemExit: This is not a task of ``srun``, or its port belongs to another job or step, or to another program.
     """
+    env.update(slurm_ranks(env))
     address, port = env['MASTER_ADDR'], int(env['MASTER_PORT'])
     step = f'{env["SLURM_JOB_ID"]}.{env.get("SLURM_STEP_ID", "0")}'  # as Slurm writes it
     fix = 'Start again with another port, by PORT=… or MASTER_PORT.'
@@ -84,6 +73,7 @@ def meet(env: Mapping[str, str]) -> TCPStore:
                          f'that port. {fix}') from error
     if owner != step:
         raise SystemExit(f'{who} met step {owner} at {address}:{port}: both have the same port. {fix}')
+    env['TORCHELASTIC_USE_AGENT_STORE'] = 'True'  # as under torchrun: groups do not open a store of their own
     return store
 
 

@@ -12,7 +12,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from mmseg_daft.launch.mmseg_script import add_common_arguments, config_of, run_script
+from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
 
 PASSES_ON = True
 
@@ -28,25 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or only check the work directory."""
+    """Train, or only check the work directory.
+
+    Raises:
+        SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``.
+    """
     if args.check_work_dir:
-        check_work_dir(args)
+        # For slurm_requeue.sh, on a job's first start: a job that Slurm restarts has to resume, and would silently go
+        # on with whatever run the directory holds.
+        from mmseg_daft.engine.configs import read_config
+
+        cfg = read_config(args.config, args.cfg_options, import_modules=False)
+        work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
+        if (work_dir / 'last_checkpoint').exists() and not args.resume:
+            raise SystemExit(f'{work_dir.absolute()} holds the checkpoints of an earlier run. Name another --work-dir, '
+                             'or add --resume to go on with that run.')
         return 0
     # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     return run_script('train.py', args)
-
-
-def check_work_dir(args: argparse.Namespace) -> None:
-    """Refuse to start in a work directory that holds another run: ``slurm_requeue.sh`` asks on a job's first start.
-
-    A job that Slurm restarts has to resume, and would silently go on with whatever run the directory holds.
-
-    Raises:
-        SystemExit: The directory holds checkpoints, and there is no ``--resume``.
-    """
-    work_dir = args.work_dir or config_of(args.config, args.cfg_options).get('work_dir')
-    place = Path(work_dir or f'work_dirs/{Path(args.config).stem}')
-    if (place / 'last_checkpoint').exists() and not args.resume:
-        raise SystemExit(f'{place.absolute()} holds the checkpoints of an earlier run. Name another --work-dir, or add '
-                         '--resume to go on with that run.')

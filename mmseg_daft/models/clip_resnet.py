@@ -31,8 +31,7 @@ class CLIPResNet(BaseModule):
         strides: Strides of the stages, 1 or 2. With (1, 2, 2, 1) the output stride is 16, with (1, 2, 1, 1) 8.
         dilations: Dilations of the stages' 3x3 convolutions; a stage's first block has half of it, as it still sees the
             map before the stride that the dilation replaces.
-        conv_cfg: The convolution layers, as in mmseg.
-        norm_cfg: The normalization layers, as in mmseg.
+        conv_cfg, norm_cfg: The convolution and the normalization layers, as in mmseg.
         frozen_stages: Stages that are not trained and stay in eval mode: -1 is none, 0 the stem, 4 all.
         norm_eval: Keep all batch norm in eval mode.
         init_cfg: The initialization, as in MMEngine; by default Kaiming's random weights.
@@ -60,8 +59,7 @@ class CLIPResNet(BaseModule):
             raise ValueError(f'CLIPResNet has depth={depth!r}; CLIP released ResNets of depth {sorted(_BLOCKS)}.')
         for name, numbers, allowed in (('strides', strides, {1, 2}), ('dilations', dilations, {1, 2, 4, 8})):
             if len(numbers) != 4 or not set(numbers) <= allowed:
-                raise ValueError(
-                    f'CLIPResNet has {name}={tuple(numbers)!r}: four stages need four of {sorted(allowed)}.')
+                raise ValueError(f'CLIPResNet has {name}={tuple(numbers)}: four stages need four of {sorted(allowed)}.')
         if not out_indices or not set(out_indices) <= {0, 1, 2, 3}:
             raise ValueError(f'CLIPResNet has out_indices={tuple(out_indices)!r}: name stages from 0 to 3.')
         if not -1 <= frozen_stages <= 4:
@@ -69,30 +67,24 @@ class CLIPResNet(BaseModule):
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         layers = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg or dict(type='BN'))
         half = base_channels // 2
-        for number, (in_channels, channels, stride) in enumerate(
-                [(3, half, 2), (half, half, 1), (half, base_channels, 1)], start=1):
-            conv, norm = _conv_norm(in_channels, channels, 3, stride=stride, padding=1, **layers)
-            self.add_module(f'conv{number}', conv)
-            self.add_module(f'bn{number}', norm)
+        self.conv1, self.bn1 = _conv_norm(3, half, 3, stride=2, padding=1, **layers)
+        self.conv2, self.bn2 = _conv_norm(half, half, 3, padding=1, **layers)
+        self.conv3, self.bn3 = _conv_norm(half, base_channels, 3, padding=1, **layers)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AvgPool2d(2)
         in_channels = base_channels
         for stage, count in enumerate(_BLOCKS[depth]):
             channels, dilation = base_channels * 2**stage, dilations[stage]
-            blocks = []
-            for number in range(count):
-                first = number == 0
-                blocks.append(_Bottleneck(
-                    in_channels, channels, strides[stage] if first else 1,
-                    dilation // 2 if first and dilation > 1 else dilation, **layers))
-                in_channels = channels * _EXPANSION
+            blocks = [_Bottleneck(in_channels, channels, strides[stage], max(1, dilation // 2), **layers)]
+            in_channels = channels * _EXPANSION
+            blocks += [_Bottleneck(in_channels, channels, 1, dilation, **layers) for _ in range(1, count)]
             self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of ``out_indices`` for images (N, 3, H, W), normalized with CLIP's mean and deviation."""
-        for number in (1, 2, 3):
-            x = self.relu(getattr(self, f'bn{number}')(getattr(self, f'conv{number}')(x)))
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = self.relu(norm(conv(x)))
         x = self.avgpool(x)
         maps = []
         for stage in range(max(self.out_indices) + 1):
@@ -101,7 +93,7 @@ class CLIPResNet(BaseModule):
                 maps.append(x)
         return tuple(maps)
 
-    def train(self, mode: bool = True) -> CLIPResNet:
+    def train(self, mode: bool = True) -> nn.Module:
         """Switch between train and eval mode; what is frozen stays in eval mode."""
         super().train(mode)
         self._freeze()
@@ -112,10 +104,10 @@ class CLIPResNet(BaseModule):
         return self
 
     def _freeze(self) -> None:
-        stem = [name for number in (1, 2, 3) for name in (f'conv{number}', f'bn{number}')]
-        names = stem * (self.frozen_stages >= 0) + [f'layer{stage}' for stage in range(1, self.frozen_stages + 1)]
-        for name in names:
-            getattr(self, name).eval().requires_grad_(False)
+        stem = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
+        stages = [getattr(self, f'layer{stage}') for stage in range(1, self.frozen_stages + 1)]
+        for module in stem * (self.frozen_stages >= 0) + stages:
+            module.eval().requires_grad_(False)
 
 
 class _Bottleneck(nn.Module):

@@ -47,11 +47,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         self.decode = ConvModule(self.channels + c1_channels, self.channels, 3, padding=1, **layers)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the logits, (N, num_classes, H, W) in the size of the low-level features.
-
-        Args:
-            inputs: The backbone's maps: the first is the low-level one, ``in_index`` picks the other.
-        """
+        """Return the logits, (N, num_classes, H, W) in the size of the low-level features, the first of the inputs."""
         x = self._transform_inputs(inputs)
         pooled = self.image_pool(x).expand(-1, -1, *x.shape[2:])
         x = self.project(torch.cat([pooled, *self.aspp_modules(x)], dim=1))

@@ -14,7 +14,6 @@ import io
 import math
 import pickle
 import re
-import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -26,21 +25,13 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+SCHEME = 'torchscript://'
 MOST_PARTS, DEEPEST = 100_000, 100  # attributes and levels; no network has more
-
-_DTYPES = {
-    'FloatStorage': torch.float32, 'DoubleStorage': torch.float64, 'HalfStorage': torch.float16,
-    'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
-    'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8, 'BoolStorage': torch.bool}
-
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return parameters, buffers and other tensor attributes of the network in an archive, by dotted name.
 
     Tensors are on the CPU, whatever device they were saved from, in the archive's type (CLIP's are float16).
-
-    Args:
-        path: The archive, as ``torch.jit.save`` writes it.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -60,8 +51,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except zipfile.BadZipFile as error:
         raise ValueError(f'{path} is no TorchScript archive, or only a part of one ({error}). Download it again; a '
                          'checkpoint of torch.save needs no torchscript://.') from None
-    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, AttributeError, ValueError, RuntimeError,
-            ArithmeticError, MemoryError, struct.error) as error:
+    except Exception as error:
         raise ValueError(f'{path} cannot be read as a TorchScript archive: {error}.') from error
     if not tensors:
         raise ValueError(f'{path} holds no tensors.')
@@ -69,9 +59,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 class _ScriptObject:
-    """The attributes of an object of a class that the archive's program defines."""
+    """An object of a class that the archive's program defines."""
 
-    attributes: dict[str, Any]
+    attributes: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}
@@ -90,13 +80,10 @@ class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split('.')[0] == '__torch__':
             return _ScriptObject
-        if module == 'torch' and name in _DTYPES:
-            return _DTYPES[name]
-        known = _KNOWN.get((module, name))
-        if known is None:
+        if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}, which is refused: a network needs tensors and '
                                          'plain data alone.')
-        return known
+        return _KNOWN[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key, _, numel = pid
@@ -126,13 +113,17 @@ def _same(value: Any, *_: Any) -> Any:
     return value
 
 
+_STORAGES = dict(
+    FloatStorage=torch.float32, DoubleStorage=torch.float64, HalfStorage=torch.float16, BFloat16Storage=torch.bfloat16,
+    LongStorage=torch.int64, IntStorage=torch.int32, ShortStorage=torch.int16, CharStorage=torch.int8,
+    ByteStorage=torch.uint8, BoolStorage=torch.bool)
 _KNOWN = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+    **{('torch', name): dtype for name, dtype in _STORAGES.items()},
     ('torch', 'device'): _same,
     **{('torch.jit._pickle', f'build_{kind}list'): _same for kind in ('int', 'double', 'bool', 'tensor')},
-    ('torch.jit._pickle', 'restore_type_tag'): _same,
-}
+    ('torch.jit._pickle', 'restore_type_tag'): _same}
 
 
 def _named_tensors(network: Any) -> dict[str, Tensor]:
@@ -152,19 +143,15 @@ def _named_tensors(network: Any) -> dict[str, Tensor]:
         elif isinstance(value, _ScriptObject):
             if depth == DEEPEST:
                 break
-            parts = getattr(value, 'attributes', {}).items()
+            parts = value.attributes.items()
             waiting += reversed([(f'{name}.{part}' if name else str(part), depth + 1, v) for part, v in parts])
     raise ValueError('its parts contain one another, or are more than any network has')
-
-
-SCHEME = 'torchscript://'
 
 
 def local_archive(place: str) -> tuple[Path, str | None]:
     """Return an archive's path on this machine, once it is downloaded, and its SHA-256 if its address holds that.
 
-    Args:
-        place: A path, or an ``http(s)`` address; in CLIP's, a folder is named after the file's SHA-256.
+    In CLIP's addresses, a folder is named after the file's SHA-256.
     """
     if not is_address(place):
         return Path(place), None
@@ -179,10 +166,6 @@ def load_from_torchscript(filename: str, map_location: str | None = None) -> dic
     """Load the tensors of a TorchScript archive without running the program in it.
 
     The first process downloads an address, once, to the folder in which PyTorch keeps downloads (``$TORCH_HOME``).
-
-    Args:
-        filename: ``torchscript://`` and a path or an address.
-        map_location: The device to load to.
 
     Raises:
         FileNotFoundError: There is no such file.

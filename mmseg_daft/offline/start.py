@@ -54,15 +54,13 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
         checkpoint: A segmentor's checkpoint; ``None`` for the start that the config names by ``init_cfg``.
 
     Raises:
-        SystemExit: A file is missing, or the checkpoint does not fit.
+        SystemExit: The checkpoint is missing or does not fit.
+        ConfigError: The config or an option is wrong.
         ValueError: As ``BNConversionHook``.
     """
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise SystemExit(f'There is no checkpoint {checkpoint}.')
-    try:
-        cfg = read_config(args.config, args.cfg_options)
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from error
+    cfg = read_config(args.config, args.cfg_options)
     seed = cfg.get('randomness', {}).get('seed') or 0
     seed_everything(seed)
     given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics')

@@ -324,7 +324,7 @@ def test_bad_input_is_refused_with_the_fix(case, analyze, tmp_path):
     refused(ft, config=tmp_path / 'none.py', says='There is no config')
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft analyze')
     refused(ft, '--images', '0', says='at least 1')
-    refused(ft, '--cfg-options', 'nothing', says="'nothing'")
+    refused(ft, '--cfg-options', 'nothing', says='--cfg-options nothing: not KEY=VALUE of')
     refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
     (tmp_path / 'empty.txt').write_text('')
     refused(ft, '--cfg-options', f'test_dataloader.dataset.ann_file={tmp_path / "empty.txt"}', says='found no image')

@@ -39,6 +39,7 @@ FAMILIES = [  # decoder and backbone; the shipped config; what is turned down be
      'model.decode_head.in_channels': 8, 'model.decode_head.channels': 8, 'model.auxiliary_head.in_channels': 16})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'shipped, options', [family[1:] for family in FAMILIES], ids=[family[0] for family in FAMILIES])
 def test_family(shipped, options, voc_root, cityscapes_root, tmp_path):

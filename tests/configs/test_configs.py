@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS, init_default_scope
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
 from support.pretrained_files import write_start
 from support.small_runs import CONFIGS, small, train
 
@@ -31,23 +35,45 @@ def test_the_readme_lists_every_config_once():
     assert sorted(listed) == ALL
 
 
+@pytest.fixture
+def make(voc_root, cityscapes_root, camvid_layout, shapes_root, tmp_path):
+    """Return a function that turns a config's sizes down and writes what it starts from."""
+    roots = {'voc12aug': voc_root, 'cityscapes': cityscapes_root, 'camvid': camvid_layout, 'shapes': shapes_root}
+
+    def make_small(name):
+        cfg = small(name, tmp_path / 'run', roots[Path(name).stem.split('_')[-1].split('-')[0]])
+        assert (write_start(cfg, tmp_path) is None) == name.startswith('source')
+        return cfg
+    return make_small
+
+
 @pytest.mark.parametrize('name', ALL)
-def test_config_trains_and_evaluates(name, voc_root, cityscapes_root, camvid_layout, shapes_root, tmp_path):
-    root = {'voc12aug': voc_root, 'cityscapes': cityscapes_root, 'camvid': camvid_layout, 'shapes': shapes_root}[
-        Path(name).stem.split('_')[-1].split('-')[0]]
-    cfg = small(name, tmp_path / 'run', root)
-    assert (write_start(cfg, tmp_path) is None) == name.startswith('source')
-    classes = []
-    runner = train(cfg, lambda runner, batch: classes.append(runner.train_dataloader.dataset.metainfo['classes']))
-    assert runner.iter == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
-    assert len(classes[0]) == cfg.model.decode_head.num_classes
-    converts = any(isinstance(hook, BNConversionHook) for hook in runner.hooks)
+def test_config_builds(name, make):
+    """Model, data sets, hooks and optimizer; the next test trains them."""
+    cfg = make(name)
+    init_default_scope('mmseg')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        classes = Runner.build_dataloader(loader, seed=0).dataset.metainfo['classes']
+        assert len(classes) == cfg.model.decode_head.num_classes
+    del cfg.default_hooks.visualization  # needs a runner's visualizer
+    hooks = [HOOKS.build(hook) for hook in (*cfg.get('custom_hooks', []), *cfg.default_hooks.values())]
+    converts = any(isinstance(hook, BNConversionHook) for hook in hooks)
     assert converts == ('daft_' in name or '-conversion' in name)
+    groups = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper).optimizer.param_groups
+    assert {group['name'] for group in groups} == ({'head'} if name.startswith('lp/') else {'backbone', 'head'})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ALL)
+def test_config_trains_and_evaluates(name, make, tmp_path):
+    runner = train(make(name))
+    assert runner.iter == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
     loss = runner.message_hub.get_scalar('train/loss').current()
     assert torch.isfinite(torch.as_tensor(loss))
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
 
 
+@pytest.mark.slow
 def test_day_to_dusk_on_the_real_images(camvid_root, tmp_path, monkeypatch):
     """The two commands of configs/README.md, slim and short: source model, then DAFT from it."""
     monkeypatch.setenv('CAMVID_ROOT', str(camvid_root))

@@ -12,9 +12,9 @@ from torch import nn
 
 from mmseg_daft.core import ConversionVariant, Ranks, StopRule, convert_batch_norm
 from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.core.conversion import convert, write
+from mmseg_daft.core.conversion import convert
 from mmseg_daft.core.ranks import current_ranks
-from mmseg_daft.core.statistics import collect_statistics
+from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_the_report_undoes_it():
     before = state(model)
     report = convert_batch_norm(model, batches)
     assert not same(before, state(model))
-    write(find_batch_norms(model, ('',)), report.source)
+    report.undo(model)
     assert same(before, state(model))
 
 
@@ -125,21 +125,56 @@ def shared():
     return model, batches
 
 
+def shared_with_what_is_not_converted():
+    model, batches = setting()
+    outer = nn.Sequential(model, pretrained(nn.Sequential(nn.BatchNorm2d(5))))
+    outer[1][0].bias = model.norms[2].bias
+    return outer, batches, {'modules': '0'}
+
+
+def without_output():
+    model, batches = setting()
+
+    def run(batch):
+        model(batch)
+
+    return model, batches, {'forward': run}
+
+
+def random_forward():
+    model, batches = setting()
+    return model, batches, {'forward': lambda batch: model(batch) * torch.rand(1)}
+
+
+def other_statistics(names=('norms.0', 'norms.1', 'norms.2'), channels=5):
+    model, batches = setting()
+    ones = torch.ones(channels, dtype=torch.float64)
+    return model, batches, {'statistics': {name: LayerStatistics(ones, ones, 1) for name in names}}
+
+
 @pytest.mark.parametrize('make, kind, message', [
-    (lambda: (setting()[0], []), ValueError, 'The target data hold no mini-batch'),
+    (lambda: (setting()[0], []), ValueError, 'there are no data'),
+    (shared_with_what_is_not_converted, ValueError, r"'0.norms.2' and '1.0' share a tensor, and the second is not"),
+    (without_output, ValueError, 'returned no floating-point tensor'),
+    (random_forward, RuntimeError, 'also differs without any conversion'),
+    (lambda: other_statistics(['norms.0']), ValueError, r"no statistics of the batch-norm layers \['norms.1'"),
+    (lambda: other_statistics(channels=3), ValueError, "'norms.0': it has 5 channels, its statistics 3"),
+    (lambda: (other_statistics()[0], [], other_statistics()[2]), ValueError, 'no mini-batch to check'),
+    (lambda: (nn.DataParallel(setting()[0]), setting()[1]), ValueError, 'wrapped by DataParallel: pass model.module'),
     (unreached, ValueError, r"1 of 4 batch-norm layers were never reached.*'unused.0'"),
     (untrained, ValueError, '3 of 3 batch-norm layers have the statistics of an untrained layer'),
     (with_nan, ValueError, r"'norms.0' are NaN or infinite"),
     (shared, ValueError, r"'norms.0' and 'norms.1' share a tensor"),
     (lambda: (Odd(), setting()[1]), RuntimeError, r'changed the eval-mode output by .*so it was undone'),
     (lambda: (nn.Sequential(nn.BatchNorm2d(5, affine=False)), setting()[1]), ValueError, 'can be converted'),
-], ids=['empty', 'unreached', 'untrained', 'NaN', 'shared', 'odd', 'not affine'])
+], ids=['empty', 'shared outside', 'no output', 'random', 'statistics missing', 'other shape', 'nothing to check on',
+        'wrapped', 'unreached', 'untrained', 'NaN', 'shared', 'odd', 'not affine'])
 def test_what_cannot_be_right_is_refused_and_the_model_is_as_it_was(make, kind, message):
-    model, batches = make()
+    model, batches, *options = make()
     model.train()
     before = state(model)
     with pytest.raises(kind, match=message):
-        convert_batch_norm(model, batches)
+        convert_batch_norm(model, batches, **dict(*options))
     assert same(before, state(model)) and model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -153,6 +188,26 @@ def convert_on_ranks(rank, world_size, count):
     model, batches = setting(count)
     report = convert_batch_norm(model, batches[rank::world_size], ranks=Ranks(torch.device('cpu')))
     return state(model), report.output_change
+
+
+def convert_nothing_on_ranks(rank, world_size):
+    return convert_on_ranks(rank, world_size, 0)
+
+
+def test_no_data_on_any_rank_is_said_on_all(tmp_path):
+    assert all('there are no data' in str(error) for error in on_ranks(2, convert_nothing_on_ranks, tmp_path / 'ranks'))
+
+
+def convert_untrained_on_one(rank, world_size):
+    model, batches = setting()
+    if rank == 1:
+        model.norms[0].reset_running_stats()
+    convert_batch_norm(model, batches, ranks=Ranks(torch.device('cpu')))
+
+
+def test_what_one_rank_refuses_ends_all(tmp_path):
+    errors = on_ranks(2, convert_untrained_on_one, tmp_path / 'ranks')
+    assert 'Rank 1 failed, so all ranks stop' in str(errors[0]) and 'untrained layer' in str(errors[1])
 
 
 @pytest.mark.parametrize('count', [4, 1], ids=['even', 'a rank without data'])
@@ -191,3 +246,26 @@ def test_core_works_in_a_process_that_has_torch_and_nothing_else_of_ours():
     assert done.returncode == 0, done.stderr
     said, imported = done.stdout.splitlines()
     assert "1 layers found, 1 converted" in said and "['backbone', 'head']" in said and imported == '[]'
+
+
+BROKEN = '''
+import sys, types, warnings
+class Broken:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmcv':
+            raise ImportError('mmcv was built for another torch')
+sys.meta_path.insert(0, Broken())
+if 'first' in sys.argv:
+    import mmengine
+from mmseg_daft.core import convert_batch_norm
+print('core works')
+'''
+
+
+@pytest.mark.slow
+def test_core_works_beside_a_broken_stack_and_a_config_gets_the_error():
+    alone, config = (subprocess.run([sys.executable, '-c', BROKEN, *words], capture_output=True, text=True, cwd=ROOT)
+                     for words in ([], ['first']))
+    assert alone.stdout == 'core works\n' and 'mmcv was built for another torch' in alone.stderr
+    assert 'mmseg-daft doctor' in alone.stderr
+    assert config.returncode != 0 and 'mmcv was built for another torch' in config.stderr

@@ -50,7 +50,7 @@ def test_frozen_parameters_are_left_out(model):
 
 def test_a_parameter_of_no_part_is_an_error_that_names_it(model):
     model['teacher'] = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match=r"'teacher.weight' belongs to none.*head_modules"):
+    with pytest.raises(ValueError, match=r"'teacher.weight' belongs to none.*in one part"):
         parameter_groups(model, PARTS, RATES)
 
 
@@ -70,10 +70,27 @@ def test_a_parameter_shared_within_a_part_is_listed_once(model):
 
 
 def test_rules_need_a_weight_decay(model):
-    with pytest.raises(ValueError, match='weight decay of the optimizer, which has none'):
+    with pytest.raises(ValueError, match="optimizer's weight_decay, and it has none"):
         parameter_groups(model, PARTS, RATES, norm_decay_mult=0.0)
 
 
 def test_a_part_in_two_places_is_an_error(model):
     with pytest.raises(ValueError, match='belongs to backbone and head'):
         parameter_groups(model, {'backbone': ('backbone',), 'head': ('decode_head', 'backbone.0')}, RATES)
+
+
+def test_a_submodule_named_in_both_parts_is_an_error(model):
+    with pytest.raises(ValueError, match='belongs to backbone and head'):
+        parameter_groups(model, {'backbone': 'backbone', 'head': ('decode_head', 'backbone')}, RATES)
+
+
+def test_the_rest_of_a_model_is_a_part_and_a_name_needs_no_tuple(model):
+    rest, named = (parameter_groups(model, parts, RATES) for parts in (
+        {'backbone': '', 'head': 'decode_head'}, {'backbone': 'backbone', 'head': ('decode_head',)}))
+    for a, b in zip(rest, named):
+        assert a['name'] == b['name'] and all(x is y for x, y in zip(a['params'], b['params']))
+
+
+def test_a_part_without_a_rate_is_an_error(model):
+    with pytest.raises(ValueError, match=r"no learning rate of \['head'\]"):
+        parameter_groups(model, PARTS, {'backbone': 0.1})

@@ -173,3 +173,12 @@ def test_a_layer_that_is_never_called_has_no_batches():
     model.unused = nn.BatchNorm2d(3)
     statistics = collect_statistics(model, find_batch_norms(model, ('',)), [torch.randn(2, 5, 4, 4)], model)
     assert statistics['unused'].num_batches == 0 and statistics['norms.1'].num_batches == 1
+
+
+def test_a_slice_of_vectors_that_is_not_contiguous():
+    """A batch norm behind a class token, for instance: ``tokens[:, 0]``."""
+    model = pretrained(nn.Sequential(nn.BatchNorm1d(6)))
+    tokens = torch.randn(8, 3, 6)
+    statistics = collect_statistics(model, find_batch_norms(model, ''), [tokens.mT[:, :, 0]], model)['0']
+    np.testing.assert_allclose(statistics.mean, tokens[:, 0].double().mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(statistics.var, tokens[:, 0].double().var(0), rtol=1e-5)

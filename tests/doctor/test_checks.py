@@ -306,7 +306,7 @@ def test_a_folder_without_a_list_must_hold_all_images(tmp_path, examine):
 @pytest.mark.parametrize('text, options, found', [
     (None, (), 'There is no config'), ('model = dict(', (), 'Line 1: '), ('x = 1', (), 'lacks model'),
     ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'nowhere'),
-    ('x = 1', ('--cfg-options', 'novalue'), 'Write KEY=VALUE')])
+    ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of')])
 def test_a_config_that_cannot_be_read_is_named(tmp_path, examine, text, options, found):
     if text:
         (tmp_path / 'config.py').write_text(text)

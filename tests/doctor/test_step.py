@@ -5,8 +5,15 @@ import torch
 from torch import nn
 
 from mmseg_daft.doctor.finding import Examination, Verdict, ok
-from mmseg_daft.doctor.step import check_memory, check_step, optimizer_state_bytes, saved_bytes
-from mmseg_daft.doctor.training import build_config, build_model, check_rates
+from mmseg_daft.doctor.training import (
+    build_config,
+    build_model,
+    check_memory,
+    check_rates,
+    check_step,
+    optimizer_state_bytes,
+    saved_bytes,
+)
 
 MB = 2**20
 
@@ -36,11 +43,16 @@ def test_a_check_returns_what_later_checks_need():
     assert run(making) == (5, [ok('made', check='a check')]) and run(lambda: 6) == (6, [])
 
 
+class Squared(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).square().sum()
+
+
 def test_saved_bytes_are_those_of_a_count_by_hand():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
                         nn.Conv2d(8, 4, 1, bias=False))
     x = torch.rand(2, 3, 16, 16)
-    _, counted = saved_bytes(lambda: net(x).square().sum(), [*net.parameters(), *net.buffers()])
+    _, counted = saved_bytes(Squared(net), x)
     image, wide, out = 2 * 3 * 256, 2 * 8 * 256, 2 * 4 * 256
     # The input; the first convolution's output, for batch norm; batch norm's, which ReLU rewrites and the second
     # convolution takes, too; the output, for the square; batch norm's mean and deviation of 8 channels.

@@ -1,7 +1,6 @@
 """Runs that are killed at any moment and resumed: they end equal, to the bit, to one that nothing happened to."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support.training_events  # noqa: F401  registers CountSamples
 import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
-from support import training_events  # noqa: F401  registers CountSamples
+from support import environment
 from support.data_layouts import write_camvid
 from support.pretrained_files import write_start
 from support.small_runs import small, train
@@ -20,7 +20,7 @@ from support.training_process import TrainingProcess
 
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.convert_model import RECORD
-from mmseg_daft.engine.hooks.exact_resume_hook import SampleStream
+from mmseg_daft.engine.hooks.exact_resume_hook import sample_stream
 
 ROOT = Path(__file__).parents[2]
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
@@ -97,10 +97,9 @@ def command(make, tmp_path):
 
 def undisturbed(config, run):
     """Train by the command line, in an interpreter of its own."""
-    path = os.pathsep.join([str(ROOT / 'tests'), str(ROOT), os.environ.get('PYTHONPATH', '')])
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)],
-        capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))
+        capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return digests(run)
 
@@ -144,11 +143,13 @@ def killed_at_least(total, command, folder, expected, seed, ranks=1):
     raise AssertionError(f'only {len(killed)} kills in 30 runs')
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(command, tmp_path):
     killed = killed_at_least(20, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=0)
     assert set(killed) >= {'pass', 'iteration', 'save'}
 
 
+@pytest.mark.slow
 def test_any_of_two_ranks_killed(command, tmp_path):
     whole = tmp_path / 'whole'
     TrainingProcess([command, '--work-dir', whole, '--launcher', 'pytorch'], whole, ranks=2).finish()
@@ -227,7 +228,7 @@ def test_a_stream_starts_anywhere(make):
     cfg = make(**{'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False})
     loader = Runner.from_cfg(cfg).build_dataloader(cfg.train_dataloader, seed=3)
     with preserved_random_state():
-        whole, later = SampleStream(loader, 3), SampleStream(loader, 3, skip=9)
+        whole, later = sample_stream(loader, 3), sample_stream(loader, 3, skip=9)
         batches = [next(whole) for _ in range(11)]
         assert [next(later) for _ in range(9)] == [None] * 9
         for batch in batches[9:]:

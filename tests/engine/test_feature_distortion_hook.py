@@ -185,21 +185,6 @@ def test_after_the_conversion_nothing_is_distorted_yet(daft):
             assert value == pytest.approx(1, abs=1e-5)
 
 
-class Images:
-    """Stands in for the fixed images: noise of one size."""
-
-    nbytes = 0
-
-    def __init__(self, number, size):
-        self.number, self.size = number, size
-
-    def __len__(self):
-        return self.number
-
-    def inputs(self, model, number):
-        return torch.randn(1, 3, *self.size, generator=torch.Generator().manual_seed(number))
-
-
 @pytest.mark.parametrize('number, size, positions', [
     (8, (8, 16), 1024), (8, (3, 43), 1024), (8, (15, 17), 1024), (3, (40, 50), 1023), (1, (30, 30), 900)])
 def test_cka_is_over_1024_positions_at_most(monkeypatch, number, size, positions):
@@ -208,7 +193,9 @@ def test_cka_is_over_1024_positions_at_most(monkeypatch, number, size, positions
     model.backbone = torch.nn.Sequential()
     model.backbone.out_indices = (0,)
     model.backbone.forward = lambda x: (x,)
-    reference = feature_reference.FeatureReference(model, Images(number, size), (1,), 10**9)
+    model.data_preprocessor = lambda batch, training: dict(inputs=torch.stack(batch['inputs']))
+    samples = [dict(inputs=torch.randn(3, *size, generator=torch.Generator().manual_seed(i))) for i in range(number)]
+    reference = feature_reference.FeatureReference(model, samples, (1,), 10**9)
     assert reference.compare(model)['stage1/cka'] == positions
 
 

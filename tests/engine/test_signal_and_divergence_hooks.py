@@ -40,6 +40,7 @@ def config(shapes_root, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_signal_saves_ends_and_resumes_as_if_nothing_had_been(config, tmp_path):
     train(config('whole'))
     seen = []
@@ -77,6 +78,7 @@ def test_a_runner_in_a_thread_leaves_signals_alone():
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
+@pytest.mark.slow
 def test_a_diverged_run_ends_at_once_and_says_so(config, tmp_path):
     rates = {'optim_wrapper.paramwise_cfg.backbone_lr': 1e30, 'optim_wrapper.paramwise_cfg.head_lr': 1e30}
     with pytest.raises(FloatingPointError, match='iteration 2 is nan.*Lower the learning rate'):

@@ -143,3 +143,16 @@ def test_a_work_directory_with_another_run_is_refused(tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match=f'{place} holds the checkpoints .*another --work-dir, or add --resume'):
             cli.main([*check, path, *words])
         assert cli.main([*check, path, '--resume', *words]) == 0
+
+
+@pytest.mark.parametrize(('text', 'option', 'said'), [
+    ('model = dict(', 'x=1', 'cannot be read. Line 1: SyntaxError'), ("_base_ = 'none.py'", 'x=1', 'none.py'),
+    ('x = 1', 'novalue', '--cfg-options novalue: not KEY=VALUE of'),
+    ('x = 1', 'x.y=1', r'--cfg-options x.y=1: not KEY=VALUE of .*Write settings of the config')])
+@pytest.mark.parametrize('words', [['train'], ['train', '--check-work-dir'], ['lpft']], ids=' '.join)
+def test_a_config_or_an_option_that_cannot_be_read_ends_in_a_sentence(words, text, option, said, tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(text)
+    with pytest.raises(SystemExit, match=said) as stop:
+        cli.main([*words, *[str(path)] * (1 + (words == ['lpft'])), '--cfg-options', option])
+    assert 'config.py' in stop.value.code

@@ -101,7 +101,7 @@ def test_killed_in_its_first_stage_it_goes_on_from_there(stages, tmp_path):
 
 def test_a_missing_config_options_that_do_not_fit_and_a_place_that_no_option_can_name_are_refused(stages, tmp_path):
     for words, sentence in (((stages[0], 'nowhere.py'), 'There is no config nowhere.py'),
-                            ((*stages, '--cfg-options', 'x'), 'give KEY=VALUE'),
+                            ((*stages, '--cfg-options', 'x'), 'not KEY=VALUE of .*lp.py'),
                             ((*stages, '--work-dir', tmp_path / 'my runs'), 'Name a --work-dir without')):
         with pytest.raises(SystemExit, match=sentence):
             main(['lpft', *map(str, words)])

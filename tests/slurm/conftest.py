@@ -1,12 +1,12 @@
 """The cluster, and a small run whose result does not depend on being interrupted."""
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from support import environment
 from support.pretrained_files import write_start
 from support.slurm_cluster import SlurmCluster, why_not_here
 from support.small_runs import small
@@ -20,9 +20,9 @@ def cluster():
         pytest.skip(why_not_here())
     with tempfile.TemporaryDirectory(
             prefix='slurm.', ignore_cleanup_errors=True) as folder, SlurmCluster(Path(folder) / 'c') as running:
-        # PYTHON: the scripts' interpreter. The second path is for the hook that slows iterations down.
-        running.env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', DEVICE='gpu', PYTHONUNBUFFERED='1')
-        running.env['PYTHONPATH'] = os.pathsep.join([str(ROOT), str(ROOT / 'tests' / 'support')])
+        # PYTHON: the scripts' interpreter. PYTHONPATH: for the hook that slows iterations down.
+        running.env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', DEVICE='gpu', PYTHONUNBUFFERED='1',
+                           PYTHONPATH=environment()['PYTHONPATH'])
         yield running
 
 
@@ -42,7 +42,7 @@ def config(tmp_path_factory, shapes_root):
     cfg.model.data_preprocessor.size = (60, 80)
     cfg.model.decode_head.dropout_ratio = 0
     cfg.default_hooks.checkpoint.interval = 1
-    cfg.custom_imports.imports.append('slow_iterations')
+    cfg.custom_imports.imports.append('support.training_events')
     cfg.custom_hooks.append(dict(type='SlowIterationsHook'))
     write_start(cfg, folder)
     for key in ('experiment_name', 'work_dir'):

@@ -15,8 +15,8 @@ def write_pair(image_path: Path, label_path: Path, size: tuple[int, int], num_cl
     labels = rng.integers(0, num_classes, (4, 5)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.1] = 255
     labels = cv2.resize(labels, (w, h), interpolation=cv2.INTER_NEAREST)
-    colours = np.random.default_rng(1).integers(40, 215, (256, 3))
-    image = np.clip(colours[labels] + rng.normal(0, 15, (h, w, 3)), 0, 255).astype(np.uint8)
+    colors = np.random.default_rng(1).integers(40, 215, (256, 3))
+    image = np.clip(colors[labels] + rng.normal(0, 15, (h, w, 3)), 0, 255).astype(np.uint8)
     for path, array in ((image_path, image), (label_path, labels)):
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), array)
@@ -25,7 +25,7 @@ def write_pair(image_path: Path, label_path: Path, size: tuple[int, int], num_cl
 def write_voc(
     root: Path, train: int = 7, aug: int = 6, val: int = 2, size: tuple[int, int] = (60, 80), num_classes: int = 21,
 ) -> Path:
-    """Pascal VOC 2012 with SegmentationClassAug, in mmseg's layout; return ``root``."""
+    """Write Pascal VOC 2012 with SegmentationClassAug, in mmseg's layout; return ``root``."""
     lists = root / 'ImageSets' / 'Segmentation'
     lists.mkdir(parents=True)
     for part, count, folder in (('train', train, ''), ('aug', aug, 'Aug'), ('val', val, '')):
@@ -38,7 +38,7 @@ def write_voc(
 
 
 def write_cityscapes(root: Path, train: int = 6, val: int = 2, size: tuple[int, int] = (64, 128)) -> Path:
-    """Cityscapes, in mmseg's layout (labels already converted to train ids); return ``root``."""
+    """Write Cityscapes in mmseg's layout, with labels as train ids; return ``root``."""
     for part, count in (('train', train), ('val', val)):
         for i in range(count):
             name = f'aachen_{i:06d}_000019'
@@ -49,7 +49,7 @@ def write_cityscapes(root: Path, train: int = 6, val: int = 2, size: tuple[int, 
 
 
 def write_camvid(root: Path, train: int = 6, val: int = 2, size: tuple[int, int] = (48, 64)) -> Path:
-    """CamVid's day and dusk; return ``root``."""
+    """Write CamVid's day and dusk; return ``root``."""
     for domain in ('day', 'dusk'):
         for part, count in (('train', train), ('val', val)):
             for i in range(count):

@@ -14,9 +14,10 @@ from support.networks import pretrained
 
 
 def write_start(cfg: Config, folder: Path) -> Path | None:
-    """Write the file that a config starts from, in its real layout, and let the config start from it there.
+    """Write the file that a config starts from, in its real layout, and point the config to it.
 
-    Return its path, or ``None`` where the config starts from nothing.
+    Returns:
+        The path, or ``None`` if the config starts from scratch.
     """
     for module in (cfg.model, cfg.model.backbone):
         start = module.get('init_cfg')
@@ -36,7 +37,7 @@ def write_start(cfg: Config, folder: Path) -> Path | None:
 
 
 def trained_state(cfg: dict, seed: int = 0) -> dict[str, Tensor]:
-    """Build a module without its own start and return its state, with statistics as of a trained one."""
+    """Build a module without its own start, and return its state with batch norm as in a trained one."""
     torch.manual_seed(seed)
     cfg = {key: value for key, value in cfg.items() if key != 'data_preprocessor'}
     model = MODELS.build(_plain(cfg))
@@ -48,12 +49,12 @@ def trained_state(cfg: dict, seed: int = 0) -> dict[str, Tensor]:
 
 
 def backbone_state(model: dict) -> dict[str, Tensor]:
-    """The state of a model's backbone, as if trained."""
+    """Return the state of a model's backbone, with batch norm as in a trained one."""
     return trained_state(dict(model['backbone'], init_cfg=None))
 
 
 def write_moco(path: Path, model: dict, **others: Any) -> Path:
-    """MoCo-v2: query and key encoder, queue, under ``state_dict``."""
+    """Write a file of MoCo-v2: query and key encoder, queue, under ``state_dict``."""
     state = backbone_state(model)
     content = {f'module.encoder_{which}.{name}': tensor for which in 'qk' for name, tensor in state.items()}
     width = list(state.values())[-2].shape[0]
@@ -64,7 +65,7 @@ def write_moco(path: Path, model: dict, **others: Any) -> Path:
 
 
 def write_swav(path: Path, model: dict) -> Path:
-    """SwAV: a flat file, with projection head and prototypes."""
+    """Write a file of SwAV: flat, with projection head and prototypes."""
     state = {f'module.{name}': tensor for name, tensor in backbone_state(model).items()}
     torch.save({**state, 'module.projection_head.0.weight': torch.zeros(4, 4),
                 'module.prototypes.weight': torch.zeros(4, 4)}, path)
@@ -72,14 +73,14 @@ def write_swav(path: Path, model: dict) -> Path:
 
 
 def write_torchvision(path: Path, model: dict) -> Path:
-    """torchvision: a flat file with the classifier, and without counters, as its older files are."""
+    """Write a file of torchvision: flat, with the classifier, and without counters as in its older files."""
     state = {name: tensor for name, tensor in backbone_state(model).items() if 'num_batches' not in name}
     torch.save({**state, 'fc.weight': torch.zeros(4, 4), 'fc.bias': torch.zeros(4)}, path)
     return path
 
 
 def write_mmseg(path: Path, model: dict) -> Path:
-    """A checkpoint of a segmentor: the backbone, and a head beside it."""
+    """Write a segmentor's checkpoint: the backbone, and a head beside it."""
     state = {f'backbone.{name}': tensor for name, tensor in backbone_state(model).items()}
     torch.save({'meta': {}, 'state_dict': {**state, 'decode_head.conv_seg.bias': torch.zeros(11)}}, path)
     return path
@@ -122,7 +123,7 @@ def _tree(state: dict[str, Tensor]) -> nn.Module:
 
 
 def write_clip(path: Path, model: dict) -> Path:
-    """CLIP's RN50: a TorchScript archive in half precision, with attention pooling and a text transformer."""
+    """Write CLIP's RN50: a TorchScript archive in half precision, with attention pooling and a text transformer."""
     state = backbone_state(model)
     state['attnpool.positional_embedding'] = torch.zeros(5, 4)
     torch.jit.script(_CLIP(_tree(state)).half()).save(str(path))

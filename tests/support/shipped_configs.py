@@ -10,15 +10,15 @@ import mmseg
 import torch
 from mmengine.config import Config
 
+from support import ROOT
 from support.pretrained_files import trained_state
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = Path(mmseg.__file__).parent / '.mim' / 'configs'
 CROP = (64, 64)
 
 
 def lines_to_paste() -> str:
-    """The README's lines for a user's own config."""
+    """Return the README's lines for a user's own config."""
     return re.search(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL).group(1)
 
 
@@ -57,7 +57,7 @@ def paste(shipped: str, folder: Path, data_root: Path, **options: Any) -> Config
 
 
 def _forget_downloads(cfg: Any) -> None:
-    """Drop every start from a released file: they are not here."""
+    """Drop every start from a released file, which the tests do not have."""
     for value in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
         _forget_downloads(value)
     if isinstance(cfg, dict):

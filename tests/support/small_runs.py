@@ -10,7 +10,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+from support import ROOT
+
+CONFIGS = ROOT / 'configs'
 FT_VOC = 'ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 DAFT_VOC = 'daft/daft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 _number = itertools.count()

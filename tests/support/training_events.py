@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class EventsHook(Hook):
 
 @HOOKS.register_module()
 class PassEventHook(EventsHook):
-    """Likewise, before the conversion."""
+    """Append a line to the same file before the conversion."""
 
     priority = 'ABOVE_NORMAL'
 
@@ -63,6 +64,15 @@ class RankDigestHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = b''.join(tensor.numpy().tobytes() for tensor in model.backbone.state_dict().values())
         Path(runner.work_dir, f'digest.{get_rank()}').write_text(hashlib.sha256(state).hexdigest())
+
+
+@HOOKS.register_module()
+class SlowIterationsHook(Hook):
+    """Sleep $SECONDS_PER_ITERATION before each iteration, until Slurm has restarted the job once."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if 'SLURM_RESTART_COUNT' not in os.environ:
+            time.sleep(float(os.environ.get('SECONDS_PER_ITERATION', 0)))
 
 
 @TRANSFORMS.register_module()

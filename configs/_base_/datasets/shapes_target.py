@@ -1,4 +1,4 @@
-# The demo's scenes of shapes in their target domain, drawn by tools/render_shapes.py (VOC layout).
+# The demo's scenes of shapes in their target domain, drawn by demo/render.py (VOC layout).
 data_root = '{{$SHAPES_ROOT:work_dirs/demo/data}}/target'
 crop_size = (96, 96)
 train_pipeline = [

@@ -55,11 +55,7 @@ class CheckpointOnSignalHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None,
     ) -> None:
-        """Save and end, if a signal came on any rank.
-
-        Raises:
-            SystemExit: With status 75, once the checkpoint is on disk.
-        """
+        """Save and end with ``SystemExit``, if a signal came on any rank."""
         asked = torch.tensor(int(self.received is not None))
         all_reduce(asked, op='max')
         if not asked or runner.iter + 1 >= runner.max_iters:  # at its end anyway

@@ -16,8 +16,7 @@ class EffectiveBatchHook(Hook):
     of GPUs (mmseg issues 179, 730, 3023).
 
     Args:
-        images: How many images an optimizer step is meant to be over: GPUs times batch size per GPU
-            times accumulated iterations.
+        images: How many images an optimizer step is meant to be over: GPUs x batch size per GPU x accumulated steps.
     """
 
     def __init__(self, images: int) -> None:
@@ -25,7 +24,8 @@ class EffectiveBatchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare, and warn once."""
-        per_gpu = batch_size_of(runner)
+        loader = runner.train_dataloader
+        per_gpu = loader.batch_size or loader.batch_sampler.batch_size
         gpus = get_world_size()
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         batch = per_gpu * gpus * accumulated
@@ -40,20 +40,8 @@ class EffectiveBatchHook(Hook):
 
 
 def batch_fix(images: int, gpus: int, accumulated: int) -> str:
-    """Say what makes an optimizer step be over so many images.
-
-    Args:
-        images: How many it is meant to be over.
-        gpus: How many there are.
-        accumulated: Iterations per optimizer step.
-    """
+    """Say what makes an optimizer step be over so many images, with so many accumulated iterations."""
     steps = gpus * accumulated
     if images % steps == 0:
         return f'train_dataloader.batch_size={images // steps}'
     return f'a number of GPUs{" times accumulated iterations" if accumulated > 1 else ""} that divides {images}'
-
-
-def batch_size_of(runner: Runner) -> int:
-    """Return how many images one process takes per iteration."""
-    loader = runner.train_dataloader
-    return loader.batch_size or loader.batch_sampler.batch_size

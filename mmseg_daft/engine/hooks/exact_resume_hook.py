@@ -1,27 +1,22 @@
-"""An MMEngine hook with which a run that is killed at any moment and resumed ends as if nothing had happened.
-
-The training's mini-batches from any iteration on, without running what came before.
-
-Each sample's augmentation is a function of the seed and of the sample's place in the training's endless sequence, not
-of what a loader worker drew before. So the stream can start anywhere and yields what it would have yielded there.
-"""
+"""An MMEngine hook with which a run that is killed at any moment and resumed ends as if nothing had happened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmseg_daft.core.random_state import seed_everything_by
 from mmseg_daft.engine.checkpoints import BACKEND
+from mmseg_daft.engine.training_data import SeededSamples
 from mmseg_daft.files import mend_last_checkpoint
 
 RECORD = 'exact_resume'
@@ -55,7 +50,7 @@ class ExactResumeHook(Hook):
     priority = 'VERY_HIGH'  # iterations are seeded before other hooks draw
 
     def before_run(self, runner: Runner) -> None:
-        """See to it, before MMEngine looks, that ``last_checkpoint`` names one that is whole."""
+        """Before MMEngine looks, make ``last_checkpoint`` name one that is whole."""
         if runner._resume and is_main_process():
             problem = mend_last_checkpoint(Path(runner.work_dir), _checkpoint_folder(runner))
             if problem:
@@ -75,7 +70,7 @@ class ExactResumeHook(Hook):
                    world_size=get_dist_info()[1], num_samples=len(loader.dataset))
         if runner.iter > 0:
             now = self._continued(runner, now)
-        loop.dataloader_iterator = SampleStream(loader, now['seed'], skip=runner.iter)
+        loop.dataloader_iterator = sample_stream(loader, now['seed'], skip=runner.iter)
         loader._iterator = None  # ends persistent workers, which MMEngine started before any hook ran
         runner.message_hub.update_info(RECORD, now)
         self._seed, self._rank = now['seed'], get_dist_info()[0]
@@ -126,78 +121,37 @@ def _checkpoint_folder(runner: Runner) -> Path:
     return Path(places[0]) / work_dir.name if places and Path(places[0]) != work_dir else work_dir
 
 
-class _Place(NamedTuple):
-    """A sample: its place in the sequence of all ranks, and its index in the data set."""
+def sample_stream(loader: DataLoader, seed: int, skip: int = 0) -> Iterator[Any]:
+    """Return mini-batches in the order that mmengine's ``InfiniteSampler`` gives with the same seed.
 
-    position: int
-    index: int
-
-
-class SampleStream:
-    """An iterator of mini-batches in the order that mmengine's ``InfiniteSampler`` gives with the same seed.
-
-    The first ``skip`` batches are ``None`` and cost nothing, as MMEngine's loop asks for the batches that a resumed
-    run has seen and drops them. Workers start with the first batch after them.
+    Each sample's augmentation is a function of the seed and of the sample's place in the endless sequence, so the
+    stream can start anywhere. Its first ``skip`` items are ``None`` and cost nothing: MMEngine's loop asks for the
+    batches that a resumed run has seen, and drops them.
 
     Args:
-        loader: The training loader, read for its data set, batch size, workers and collation. The data set's
-            pipeline runs under a seed of its own for each sample.
+        loader: The training loader, read for its data set, batch size, workers and collation.
         seed: Of order and augmentation; the same on all ranks.
         skip: How many batches of this rank were seen.
 
     Raises:
         ValueError: The loader's batches are not those of an ``InfiniteSampler``.
     """
-
-    def __init__(self, loader: DataLoader, seed: int, skip: int = 0) -> None:
-        if not isinstance(loader.sampler, InfiniteSampler) or type(loader.batch_sampler) is not BatchSampler:
-            raise ValueError(
-                f'train_dataloader draws its samples by {type(loader.sampler).__name__}, whose order after a resume is '
-                "unknown. Use sampler=dict(type='InfiniteSampler', shuffle=True) without a batch_sampler, as mmseg's "
-                'iteration-based configs do.')
-        self._loader = loader
-        self._seed = seed
-        self._skipped, self._skip = 0, skip
-        self._batches: Iterator[Any] | None = None
-
-    def __iter__(self) -> SampleStream:
-        """Return itself."""
-        return self
-
-    def __next__(self) -> Any:
-        """Return the next mini-batch, ``None`` where it was seen."""
-        if self._skipped < self._skip:
-            self._skipped += 1
-            return None
-        if self._batches is None:
-            self._batches = iter(self._start())
-        return next(self._batches)
-
-    def _start(self) -> DataLoader:
-        loader = self._loader
-        rank, world_size = get_dist_info()
-        sampler = InfiniteSampler(loader.dataset, loader.sampler.shuffle, self._seed)
-        seen = self._skip * loader.batch_size
-        places = (_Place((seen + i) * world_size + rank, index) for i, index in enumerate(islice(sampler, seen, None)))
-        return DataLoader(
-            _SeededByPlace(loader.dataset, self._seed),
-            sampler=places,
-            batch_size=loader.batch_size,
-            num_workers=loader.num_workers,
-            prefetch_factor=loader.prefetch_factor,
-            collate_fn=loader.collate_fn,
-            pin_memory=loader.pin_memory,
-            timeout=loader.timeout,
-            multiprocessing_context=loader.multiprocessing_context)
-
-
-class _SeededByPlace(Dataset):
-    """Samples whose augmentation depends on the seed and their place alone."""
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, place: _Place) -> Any:
-        seed_everything_by(self.seed, place.position)
-        return self.dataset[place.index]
+    if not isinstance(loader.sampler, InfiniteSampler) or type(loader.batch_sampler) is not BatchSampler:
+        raise ValueError(
+            f'train_dataloader draws its samples by {type(loader.sampler).__name__}, and its order after a resume is '
+            "unknown. Use sampler=dict(type='InfiniteSampler', shuffle=True) without a batch_sampler, as mmseg's "
+            'iteration-based configs do.')
+    rank, world_size = get_dist_info()
+    seen = skip * loader.batch_size
+    indices = islice(InfiniteSampler(loader.dataset, loader.sampler.shuffle, seed), seen, None)
+    batches = DataLoader(
+        SeededSamples(loader.dataset, seed),
+        sampler=(((seen + i) * world_size + rank, index) for i, index in enumerate(indices)),
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        prefetch_factor=loader.prefetch_factor,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        multiprocessing_context=loader.multiprocessing_context)
+    return chain(repeat(None, skip), batches)  # its workers start with the first batch

@@ -21,7 +21,7 @@ from mmseg_daft.core.distortion import layer_tensors, relative_change, statistic
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.checkpoints import pretrained_model
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD
-from mmseg_daft.engine.feature_reference import FeatureReference, FixedImages
+from mmseg_daft.engine.feature_reference import FeatureReference, fixed_samples
 
 ORIGIN = 'feature_distortion'
 """Where a checkpoint keeps what a resumed run needs: the ``load_from`` it began with, a fingerprint of the features."""
@@ -39,13 +39,12 @@ class FeatureDistortionHook(Hook):
         custom_hooks = [dict(type='BNConversionHook'), dict(type='FeatureDistortionHook')]
 
     The training computes, bit for bit, what it would compute without this hook. A resumed run is compared with the
-    pre-trained model, too, which is built again for it. The first process does all. A look cost 0.59 iterations
-    of ResNet-18 at CamVid's sizes and 0.50 of ResNet-50 at others, 0.12 % and 0.10 % of the training at the default
-    interval (CPU, ``benchmarks/README.md``): by the ratio of pixels looked at and trained on. Each run's log states its
+    pre-trained model, too, which is built again for it. The first process does all. A measurement costs about half an
+    iteration, 0.1 % of the training at the default interval (CPU, ``benchmarks/README.md``); each run's log states its
     own share.
 
     Args:
-        interval: Iterations between two looks; there is one more at the end.
+        interval: Iterations between two measurements; there is one more at the end.
         num_images: How many images.
         stages: Of the backbone, counted from 1.
         max_bytes: What images and features (in half precision) may take, in memory of the model's device and the CPU.
@@ -88,41 +87,41 @@ class FeatureDistortionHook(Hook):
             raise ValueError('FeatureDistortionHook looks at validation images: set val_dataloader, val_cfg and '
                              'val_evaluator, or leave the hook out.')
         with preserved_random_state():
-            images = FixedImages(runner.val_dataloader.dataset, self.num_images)
+            samples = fixed_samples(runner.val_dataloader.dataset, self.num_images)
             if runner.iter == 0:
-                self.keep(model, images, {})
+                self.keep(model, samples, {})
                 origin = dict(load_from=runner._load_from, fingerprint=self.reference.fingerprint())
                 runner.message_hub.update_info(ORIGIN, origin)
             else:
-                self._keep_again(runner, start.to(next(model.parameters()).device), images)
+                self._keep_again(runner, start.to(next(model.parameters()).device), samples)
         self._seconds = time.perf_counter() - self._start
         runner.logger.info(
-            f'Feature distortion: {len(images)} validation images at the stages {", ".join(map(str, self.stages))}, '
+            f'Feature distortion: {len(samples)} validation images at the stages {", ".join(map(str, self.stages))}, '
             f'every {self.interval} iterations; {self.reference.nbytes / 2**20:.0f} MiB of images and features, '
             f'{sum(t.numel() * t.element_size() for t in self.before.values()) / 2**20:.0f} MiB of parameters')
 
-    def keep(self, model: Any, images: FixedImages, converted: Mapping[str, Tensor]) -> None:
-        """Keep what looks compare with: the pre-trained model's features, and the tensors that training begins with.
+    def keep(self, model: Any, samples: Sequence[dict[str, Any]], converted: Mapping[str, Tensor]) -> None:
+        """Keep what is compared with: the pre-trained model's features, and the tensors that training begins with.
 
         Args:
             model: The pre-trained model, without a distributed wrapper.
-            images: What to look at.
-            converted: Of the conversion, the tensors that replace the model's; empty where it is in the model already.
+            samples: The images to measure on.
+            converted: The conversion's tensors, which replace the model's; empty if the model has them already.
         """
-        self.reference = FeatureReference(model, images, self.stages, self.max_bytes)
+        self.reference = FeatureReference(model, samples, self.stages, self.max_bytes)
         self.tensors = list(layer_tensors(model, self.modules))
         state = model.state_dict()
         self.before = {t.name: converted.get(t.name, state[t.name]).detach().cpu().clone() for t in self.tensors}
         self.layers = {name: layer for name, layer in model.named_modules()
                        if isinstance(layer, BatchNorm) and f'{name}.running_mean' in self.before}
 
-    def _keep_again(self, runner: Runner, model: Any, images: FixedImages) -> None:
+    def _keep_again(self, runner: Runner, model: Any, samples: Sequence[dict[str, Any]]) -> None:
         """Take all from the pre-trained model, which is not the one that is being trained."""
         hub = runner.message_hub
         if hub.get_info(RECORD) and hub.get_info(CONVERTED) is None:
             raise RuntimeError('This run was converted by a version that kept no tensors of it, so its changes cannot '
                                'be measured. Leave FeatureDistortionHook out to go on.')
-        self.keep(model, images, hub.get_info(CONVERTED) or {})
+        self.keep(model, samples, hub.get_info(CONVERTED) or {})
         mine = self.reference.fingerprint()
         for stage, before in (hub.get_info(ORIGIN) or {}).get('fingerprint', {}).items():
             if stage in mine and len(before) == len(mine[stage]):
@@ -136,7 +135,7 @@ class FeatureDistortionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None,
     ) -> None:
-        """Look, every so many iterations and after the last."""
+        """Measure, every so many iterations and after the last."""
         last = runner.iter + 1 == runner.max_iters
         if is_main_process() and (self.every_n_train_iters(runner, self.interval) or last):
             begin = time.perf_counter()
@@ -148,7 +147,7 @@ class FeatureDistortionHook(Hook):
             runner.logger.info(
                 f'Feature distortion at {runner.iter + 1}: stage {self.stages[-1]} cosine similarity '
                 f'{scalars[f"{stage}/cosine_similarity"]:.4f}, L2 distance {scalars[f"{stage}/l2_distance"]:.4f}, '
-                f'CKA {scalars[f"{stage}/cka"]:.4f}; looks took {self._seconds:.1f} s, '
+                f'CKA {scalars[f"{stage}/cka"]:.4f}; measuring took {self._seconds:.1f} s, '
                 f'{self._seconds / (time.perf_counter() - self._start):.1%} of the training')
 
     def measure(self, model: Any) -> dict[str, float]:

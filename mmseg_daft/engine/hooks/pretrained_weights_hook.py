@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from mmseg_daft.engine.checkpoints import settle_start
-from mmseg_daft.engine.pretrained_weights import match_file, match_start, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts
 
 
 @HOOKS.register_module()
@@ -51,7 +51,7 @@ class PretrainedWeightsHook(Hook):
             checks = [(f'load_from={runner._load_from!r}', match_file(state, runner._load_from))]
         else:
             checks = [(f'The pre-trained weights of {start.name or "the model"} from {start.checkpoint!r}'
-                       + (f' with prefix={start.prefix!r}' if start.prefix else ''), match_start(start))
+                       + (f' with prefix={start.prefix!r}' if start.prefix else ''), start.match())
                       for start in pretrained_starts(model) if not start.own_loading]
         for what, match in checks:
             problem = match.problem(self.min_share)

@@ -1,14 +1,53 @@
-"""Augmentations of the paper's recipes that MMSegmentation lacks: torchvision's color jitter, and random scale."""
+"""Data sets that MMSegmentation lacks, CamVid (its issue 3601) and the demo's shapes, and two transforms of recipes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, Resize
-from mmseg.registry import TRANSFORMS
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS, TRANSFORMS
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as F
+
+
+@DATASETS.register_module()
+class CamVidDataset(BaseSegDataset):
+    """CamVid, the Cambridge-driving Labeled Video Database, with the 11 classes of the SegNet tutorial.
+
+    Labels are one-channel PNG files. Their values are the classes, 0 (sky) to 10 (bicyclist), and 255 for void, which
+    is ignored. The original edition numbers void 11: map it to 255 before use.
+
+    Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; Badrinarayanan, Kendall, Cipolla, SegNet,
+    TPAMI 2017. Arguments are those of ``BaseSegDataset``: ``data_root``, ``data_prefix``, ``pipeline``, …
+    """
+
+    METAINFO = dict(
+        classes=('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol', 'fence', 'car', 'pedestrian',
+                 'bicyclist'),
+        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [0, 0, 192], [128, 128, 0],
+                 [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]])
+
+    def __init__(self, img_suffix: str = '.png', seg_map_suffix: str = '.png', **kwargs: Any) -> None:
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=False, **kwargs)
+
+
+@DATASETS.register_module()
+class ShapesDataset(BaseSegDataset):
+    """The demo's scenes of shapes on a textured ground (``demo/render.py`` draws them), in the layout of Pascal VOC.
+
+    ``ann_file`` is the list of a split's images, relative to ``data_root``: ``ImageSets/Segmentation/train.txt``.
+    """
+
+    METAINFO = dict(
+        classes=('ground', 'disc', 'square', 'triangle', 'ring', 'cross'),
+        palette=[[60, 60, 60], [0, 114, 178], [230, 159, 0], [0, 158, 115], [204, 121, 167], [240, 228, 66]])
+
+    def __init__(self, ann_file: str, **kwargs: Any) -> None:
+        super().__init__(ann_file=ann_file, img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=False, **kwargs)
 
 
 @TRANSFORMS.register_module()
@@ -20,9 +59,8 @@ class TorchvisionColorJitter(BaseTransform):
     MMEngine's worker seeds govern them.
 
     Args:
-        brightness: The factor is drawn from [max(0, 1 - brightness), 1 + brightness], or from a range given as a pair.
-        contrast: The same for contrast.
-        saturation: The same for saturation.
+        brightness, contrast, saturation: The factor of each is drawn from [max(0, 1 - x), 1 + x], or from a range given
+            as a pair.
         hue: The shift is drawn from [-hue, hue], at most 0.5, or from a range given as a pair.
     """
 
@@ -58,11 +96,8 @@ class TorchvisionColorJitter(BaseTransform):
 class RandomScale(BaseTransform):
     """Resize image and label by one random factor of their own size, the "scale 0.5-2.0" of segmentation recipes.
 
-    mmcv's ``RandomResize`` multiplies a fixed size by its factor: with ``scale=(500, 500)`` it enlarges a 250x166 image
-    even at factor 1.
-
-    Args:
-        ratio_range: The smallest and the largest factor; the factor is drawn uniformly between them.
+    The factor is drawn uniformly from ``ratio_range``. mmcv's ``RandomResize`` multiplies a fixed size by its factor:
+    with ``scale=(500, 500)`` it enlarges a 250x166 image even at factor 1.
 
     Raises:
         ValueError: The range is empty or not positive.

@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
+from mmseg_daft.run_output import RunFailedError, run_logged
+
 ROOT = Path(__file__).parents[2]
 SMALL = ['--source-train', '12', '--source-val', '4', '--target-train', '12', '--target-val', '4']
 
 
-def run(*words, cwd=ROOT):
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd,
-                          env=dict(os.environ, OMP_NUM_THREADS='1', COLUMNS='120'))
+def run(*words):
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT,
+                          env=dict(os.environ, OMP_NUM_THREADS='1', COLUMNS='80'))
 
 
 def hashes(root):
@@ -29,7 +31,7 @@ def hashes(root):
 def rendered(tmp_path_factory):
     root = tmp_path_factory.mktemp('rendered')
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
-        assert run('tools/render_shapes.py', root / name, '--seed', seed, *SMALL).returncode == 0
+        assert run('-m', 'demo.render', root / name, '--seed', seed, *SMALL).returncode == 0
     return root
 
 
@@ -37,7 +39,7 @@ def test_rendering_is_a_function_of_the_seed(rendered):
     a, b, c = (hashes(rendered / name) for name in 'abc')
     assert a == b and a.keys() == c.keys()
     assert not any(a[name] == c[name] for name in a if name.endswith('.jpg'))
-    assert run('tools/render_shapes.py', rendered / 'a', '--seed', 0, *SMALL).returncode == 0
+    assert run('-m', 'demo.render', rendered / 'a', '--seed', 0, *SMALL).returncode == 0
     assert hashes(rendered / 'a') == a
 
 
@@ -62,17 +64,18 @@ def test_the_domains_differ_in_light(rendered):
     assert means[1] < 0.8 * means[0]
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_path):
     for left_over in ('ft/iter_4.pth', 'source/20200101_000000/vis_data/scalars.json', 'data/rendered.json'):
         (tmp_path / 'demo' / left_over).parent.mkdir(parents=True)
         (tmp_path / 'demo' / left_over).write_text('{}')
-    refused = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo')
+    refused = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo')
     assert refused.returncode != 0 and "not the demo's" in refused.stderr
     assert (tmp_path / 'demo' / 'ft' / 'iter_4.pth').exists()
-    refused = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft')
+    refused = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft')
     assert refused.returncode != 0 and 'name lp, too' in refused.stderr
     (tmp_path / 'demo' / '.mmseg_daft_demo').touch()
-    result = run('tools/demo.py', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft', 'daft', 'lp')
+    result = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft', 'daft', 'lp')
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert 'BN conversion of backbone: 20 layers found, 20 converted' in result.stdout
     rows = json.loads((tmp_path / 'demo' / 'results.json').read_text())['rows']
@@ -85,12 +88,17 @@ def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_
     assert picture.shape[0] > 600 and picture.std() > 10
     log = (tmp_path / 'demo' / 'lpft' / 'train.log').read_text()
     assert f'load model from: {tmp_path}/demo/lp/iter_4.pth' in log
-    assert len(result.stdout.splitlines()) < 60, 'the console is no longer readable'
+    assert len(result.stdout.splitlines()) < 80, 'the console is no longer readable'
+    table = result.stdout.split('Source to target domain')[1].split('Feature distortion')[0]
+    assert 'similarity' in table and '…' not in table
+    assert all(len(line) <= 80 for line in result.stdout.splitlines() if str(tmp_path) not in line)
+
+
+def test_the_environment_can_be_set_before_torch_is_imported():
+    assert run('-c', 'import sys, demo.__main__\n'
+               'sys.exit(bool({"torch", "mmengine", "mmseg_daft"} & sys.modules.keys()))').returncode == 0
 
 
 def test_a_run_that_fails_raises_with_the_end_of_its_log(tmp_path):
-    result = run('-c', "import sys; sys.path.insert(0, 'tools')\n"
-                 'from pathlib import Path\nfrom mmseg_daft.run_output import run_logged\n'
-                 f"run_logged([sys.executable, '-c', 'raise SystemExit(\"gone wrong\")'], "
-                 f"Path({str(tmp_path / 'x.log')!r}), Path('.'), {{}})")
-    assert 'RunFailedError' in result.stderr and 'gone wrong' in result.stderr
+    with pytest.raises(RunFailedError, match='gone wrong'):
+        run_logged([sys.executable, '-c', 'raise SystemExit("gone wrong")'], tmp_path / 'x.log', tmp_path, {})
