@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -24,8 +24,10 @@ from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scene, median_with_interval
-from mmseg_daft.analysis.gap import Accuracies
 from mmseg_daft.core.distortion import KINDS, stage_of
+
+if TYPE_CHECKING:
+    from mmseg_daft.analysis.gap import Accuracies
 
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and
 # dashes keep apart in gray.

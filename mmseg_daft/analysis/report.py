@@ -120,6 +120,7 @@ def _sort_key(cell: object) -> object:
 
 def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
     """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
+
     def cell(value: Any) -> str:  # an interval on a line of its own
         text = shown(value)
         return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
