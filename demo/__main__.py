@@ -163,7 +163,7 @@ def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, fl
 
 def conclude(console: Console, seed: int, rows: dict[str, dict[str, float]], findings: Findings) -> None:
     """Print the tables and how to read them."""
-    from mmseg_daft.analysis.command import show_findings
+    from mmseg_daft.analysis.report import show_findings
 
     table = Table(title=f'\nSource to target domain, seed {seed}', title_style='bold')
     table.add_column('')

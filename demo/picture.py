@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from demo import NAMES
 from demo.runs import Demo
-from mmseg_daft.analysis.contact_sheet import draw_legend, draw_row
-from mmseg_daft.analysis.figures import draw_kind, figure_style, new_figure, save_figure, styles
+from mmseg_daft.analysis.figures import draw_kind, draw_legend, draw_row, figure_style, save_figure, styles
 from mmseg_daft.analysis.findings import Findings, Scene
 
 
@@ -22,7 +22,7 @@ def draw_picture(demo: Demo, findings: Findings, path: Path, rows: int = 4) -> N
     batch-norm statistics per layer (the paper's Figure 2) and the similarity of images' features (its Figure 1).
     """
     with figure_style():
-        figure = new_figure(10, 1.75 * rows + 5.2)
+        figure = Figure((10, 1.75 * rows + 5.2), layout='constrained')
         figure.suptitle('The first validation images of the target domain, as each model sees them',
                         fontsize=12, fontweight='bold')
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.75 * rows + 0.7, 4.0), hspace=0.02)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 
 def make_console(**options: Any) -> Console:
@@ -35,3 +38,17 @@ def quiet() -> Iterator[None]:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(null)
+
+
+def print_table(
+    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1,
+) -> None:
+    """Print a table; of its columns the first ``texts`` are folded where they do not fit, or all if it is 0."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for i, head in enumerate(heads):
+        table.add_column(Text(head), justify='left' if i < max(1, texts) else 'right', overflow='fold',
+                         no_wrap=0 < texts <= i)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(f'\n[bold]{title}[/]')
+    console.print(table)

@@ -27,14 +27,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from mmseg_daft.analysis.findings import Findings
 
 FORMATS = ('png', 'pdf', 'svg')
 
@@ -71,22 +70,16 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f'mmseg-daft analyze: {error}', file=sys.stderr)
         return 1
-    finally:
-        if args.launcher == 'pytorch':
-            import torch
-
-            if torch.distributed.is_initialized():
-                torch.distributed.destroy_process_group()
     return 0
 
 
 def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
-    from mmseg_daft.analysis.numbers_file import average, write_csv
+    from mmseg_daft.analysis.report import KEYS, average, write_csv
+    from mmseg_daft.console import print_table
 
     rows = average(paths)
-    heads = ('method', 'stage', 'level', 'measure')
-    print_table(console, f'Over {len(paths)} analyses', (*heads, 'mean ± std'), [
-        [*(str(row[head]) for head in heads), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
+    print_table(console, f'Over {len(paths)} analyses', (*KEYS, 'mean ± std'), [
+        [*(str(row[key]) for key in KEYS), f'{row["mean"]:.3f} ± {row["standard_deviation"]:.3f}'] for row in rows],
         texts=4)
     if out:
         write_csv(out, list(rows[0]), [
@@ -100,7 +93,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
-    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_report
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.files import write_atomically
@@ -114,10 +107,10 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
         'cfg-options': args.cfg_options}
     refuse_other_report(out, 'report.html', made_from)
-    _join_processes(args.launcher)
-    findings = measure(
-        cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
-        batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
+    with _processes(args.launcher):
+        findings = measure(
+            cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
+            batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
     if findings is not None:
         write_report(out, findings, args.formats, console)
         write_atomically(out / MADE_FROM, made_from)
@@ -146,12 +139,11 @@ def _read_runs(words: Sequence[str]) -> dict[str, Path]:
     return runs
 
 
-def _join_processes(launcher: str) -> None:
-    """Join torchrun's processes in one group.
-
-    The group is gloo's also on GPUs: all that is exchanged is the numbers at the end.
-    """
+@contextmanager
+def _processes(launcher: str) -> Iterator[None]:
+    """Join torchrun's processes in a group, gloo's also on GPUs: all they exchange is the numbers at the end."""
     if launcher == 'none':
+        yield
         return
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
         raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft analyze ... '
@@ -161,51 +153,7 @@ def _join_processes(launcher: str) -> None:
     torch.distributed.init_process_group('gloo')
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-
-
-def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
-    """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
-    from mmseg_daft.analysis.report import shown
-    from mmseg_daft.core.distortion import KINDS
-
-    def cell(value: Any) -> str:  # an interval on a line of its own
-        text = shown(value)
-        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
-
-    rows = findings.summary()
-    if last_stage_only:
-        rows = [row for row in rows if row['stage'] == rows[-1]['stage']]
-    keys = ('stage', 'method', 'cosine', 'l2', 'pixel_cosine', 'cka', 'debiased_cka')
-    print_table(
-        console, 'Feature distortion, before vs after (medians with 95 % intervals)',
-        ('stage', 'method', 'cosine simi-\nlarity,\nper image', 'L2 distance,\nper image',
-         'cosine simi-\nlarity,\nper pixel', 'linear\nCKA', 'CKA,\ndebiased'),
-        [[cell(row[key]) for key in keys] for row in rows], texts=2)
-    names = {
-        **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
-    summary = findings.change_summary()
-    for some in (summary[i:i + 4] for i in range(0, len(summary), 4)):  # more do not fit side by side
-        print_table(
-            console, 'Relative change of parameters (Eq. 6), medians over layers',
-            ('', *(str(row['method']) for row in some)),
-            [[name, *(cell(row[key]) for row in some)] for key, name in names.items()], texts=0)
-    for note in findings.notes[2 + len(findings.methods):]:
-        console.print(f'Note: {note}', style='yellow', markup=False)
-
-
-def print_table(
-    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1,
-) -> None:
-    """Print a table; of its columns the first ``texts`` are folded where they do not fit, or all if it is 0."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for i, head in enumerate(heads):
-        table.add_column(Text(head), justify='left' if i < max(1, texts) else 'right', overflow='fold',
-                         no_wrap=0 < texts <= i)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(f'\n[bold]{title}[/]')
-    console.print(table)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

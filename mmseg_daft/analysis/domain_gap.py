@@ -14,19 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
 
 from mmseg_daft import offline
-
-if TYPE_CHECKING:
-    from mmseg_daft.analysis.linear_probe import Accuracies
-    from mmseg_daft.core.shift import Shift
-    from mmseg_daft.engine.convert_model import ConversionRecord
-    from mmseg_daft.offline.start import Start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,12 +49,10 @@ def _measure(args: argparse.Namespace) -> None:
     import mmseg_daft
 
     mmseg_daft.register()
-    from mmseg_daft.analysis.command import print_table
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
-    from mmseg_daft.analysis.linear_probe import measure_accuracies
-    from mmseg_daft.analysis.numbers_file import write_csv
-    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
-    from mmseg_daft.console import make_console, quiet
+    from mmseg_daft.analysis.gap import measure_accuracies, measure_layers, summary
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
+    from mmseg_daft.console import make_console, print_table, quiet
     from mmseg_daft.files import write_atomically
     from mmseg_daft.offline.start import read_start
 
@@ -95,55 +83,3 @@ def _measure(args: argparse.Namespace) -> None:
          for row in sorted(rows, key=lambda row: -row['divergence'])])
     console.print(sentence, markup=False)
     console.print(f'\nReport: {out}: gap.csv, gap.json, gap.png', soft_wrap=True, markup=False)
-
-
-def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
-    """Return the numbers of each layer, from a conversion that is undone, and its record."""
-    from mmseg_daft.core.distortion import stage_of
-    from mmseg_daft.core.shift import statistics_shift
-    from mmseg_daft.core.variant import ConversionVariant
-
-    record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
-    source, target = record.report.source, record.report.statistics
-    record.report.undo(start.model)
-    return [dict(layer=name, stage=stage_of(name), **numbers(statistics_shift(
-        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var,
-        start.model.get_submodule(name).eps))) for name in source], record
-
-
-def numbers(shift: Shift) -> dict[str, float]:
-    """Return a layer's row of the report.
-
-    Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all but
-    dead in the source divides by a variance of next to nothing.
-    """
-    mean_shift, log_var_ratio = shift.average
-    return dict(
-        channels=len(shift.mean),
-        mean_shift=mean_shift,
-        log_var_ratio=log_var_ratio,
-        signed_log_var_ratio=float(shift.log_var_ratio.mean()),
-        divergence=float(shift.divergence.median()),
-        mean_divergence=float(shift.mean_divergence.median()),
-        var_divergence=float(shift.var_divergence.median()),
-        largest_divergence=float(shift.divergence.max()))
-
-
-def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
-    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs.
-
-    Args:
-        rows: The numbers of each layer.
-        accuracies: What was measured of the features, or ``None``.
-    """
-    means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))
-    share = f', {means / (means + variances):.0%} of it from means' if means + variances else ''
-    stages = {row['stage']: median(r['divergence'] for r in rows if r['stage'] == row['stage']) for row in rows}
-    farthest = max(stages, key=stages.__getitem__)
-    line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
-            f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
-    if accuracies is None:
-        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
-    head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
-    return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
-            f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')

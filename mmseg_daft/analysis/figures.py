@@ -1,30 +1,33 @@
-"""The figures of a report, but for the contact sheets, in one style.
+"""The figures of a report, in one style.
 
 Figures 1 and 2 of Ha, Jeong, Lee (AAAI 2024): distributions of the two similarity measures, and relative changes of
-each layer's parameters and statistics (Eq. 6). Besides: drift of the statistics, linear CKA, classes, domain gap.
+each layer's parameters and statistics (Eq. 6). Figures 6 to 9, for segmentation: contact sheets of the least and the
+most distorted images. Besides: drift of the statistics, linear CKA, classes, domain gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from mmseg_daft.analysis.findings import Findings
-from mmseg_daft.analysis.meter import DistortionMeter, Median, median_with_interval
+from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scene, median_with_interval
 from mmseg_daft.core.distortion import KINDS, stage_of
 
 if TYPE_CHECKING:
-    from mmseg_daft.analysis.linear_probe import Accuracies
+    from mmseg_daft.analysis.gap import Accuracies
 
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and
 # dashes keep apart in gray.
@@ -36,55 +39,41 @@ _STYLES = (
     dict(color='#CC79A7', marker='v', linestyle=(0, (3, 1, 1, 1, 1, 1))),
     dict(color='#56B4E9', marker='P', linestyle=(0, (8, 3))),
     dict(color='#000000', marker='X', linestyle=(0, (2, 3))))
-_USUAL = {'FT': 0, 'DAFT': 1, 'LP': 2, 'LP-FT': 3}
+_USUAL = dict(zip(('FT', 'DAFT', 'LP', 'LP-FT'), _STYLES, strict=False))
 _SETTINGS = {
     'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'legend.frameon': False, 'axes.spines.top': False,
     'axes.spines.right': False, 'figure.dpi': 130, 'svg.hashsalt': 'mmseg_daft'}
+_HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
 
-Style = Mapping[str, Any]
-"""Color, marker and dashes."""
-
-
-def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Return each method's style; the paper's methods have the same in every figure."""
-    fixed = {method: _USUAL[method] for method in methods if method in _USUAL}
-    free = [i for i in range(len(_STYLES)) if i not in fixed.values()]
-    rest = [method for method in methods if method not in fixed]
-    fixed.update({method: free[i % len(free)] for i, method in enumerate(rest)})
-    return {method: _STYLES[fixed[method]] for method in methods}
+UNDATED: Mapping[str, dict[str, None]] = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}
 
 
-@contextmanager
-def figure_style() -> Iterator[None]:
-    """Draw in this project's style; the user's settings of matplotlib are restored afterwards."""
-    with matplotlib.rc_context(_SETTINGS):
-        yield
+def styles(methods: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Return each method's color, marker and dashes; the paper's methods have the same in every figure."""
+    taken = {method: _USUAL[method] for method in methods if method in _USUAL}
+    free = itertools.cycle(look for look in _STYLES if look not in taken.values())
+    return {method: taken.get(method) or next(free) for method in methods}
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches; no window is opened, whatever the machine has."""
-    figure = Figure(figsize=(width, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
+def figure_style() -> AbstractContextManager[None]:
+    """Draw and save in this project's style; the user's settings of matplotlib are restored afterwards."""
+    return matplotlib.rc_context(_SETTINGS)
 
 
 def save_figure(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> None:
     """Write a figure as ``folder/name.FORMAT`` for each format; the same figure gives the same SVG."""
     for suffix in formats:
-        metadata: dict[str, None] | None = {'svg': {'Date': None}, 'pdf': {'CreationDate': None}}.get(suffix)
-        figure.savefig(folder / f'{name}.{suffix}', metadata=metadata)
+        figure.savefig(folder / f'{name}.{suffix}', metadata=UNDATED.get(suffix))
         figure.set_layout_engine('none')  # the layout is found: finding it again takes most of the time
 
 
 def draw_distributions(findings: Findings, pixels: bool) -> Figure:
     """Draw both measures of the features at each position, or of each image's pooled feature; a row for each stage."""
-    figure = new_figure(7.2, 0.5 + 2.1 * len(findings.stages))
+    figure = Figure((7.2, 0.5 + 2.1 * len(findings.stages)), layout='constrained')
     axes = figure.subplots(len(findings.stages), 2, squeeze=False)
     for row, (stage, meters) in zip(axes, findings.stages.items(), strict=True):
         for axis, cosine in zip(row, (True, False), strict=True):
-            sample = _pixels if pixels else _images
-            _draw_densities(axis, {method: sample(meter, cosine) for method, meter in meters.items()},
-                            styles(findings.methods))
+            _draw_densities(axis, {method: _sample(meter, cosine, pixels) for method, meter in meters.items()})
             measure = 'cosine similarity, per {} (higher' if cosine else 'L2 distance, per {} (lower'
             axis.set(xlabel=f'{measure.format("pixel" if pixels else "image")}: less distortion)',
                      ylabel='share per bin', title=f'Stage {stage}')
@@ -92,25 +81,18 @@ def draw_distributions(findings: Findings, pixels: bool) -> Figure:
     return figure
 
 
-Sample = tuple[NDArray[np.float64], NDArray[np.float64], Median]
-"""Values, how often each occurs, and their median."""
-
-
-def _images(meter: DistortionMeter, cosine: bool) -> Sample:
-    values = np.array([image.cosine_similarity if cosine else image.l2_distance for image in meter.images])
-    return values, np.ones(len(values)), median_with_interval(values)
-
-
-def _pixels(meter: DistortionMeter, cosine: bool) -> Sample:
-    """Put each bin's counts at its middle."""
+def _sample(meter: DistortionMeter, cosine: bool, pixels: bool) -> tuple[NDArray[Any], NDArray[Any], Median]:
+    """Return values, how often each occurs, and their median; pixels are at the middles of their bins."""
+    if not pixels:
+        values = np.array([image.cosine_similarity if cosine else image.l2_distance for image in meter.images])
+        return values, np.ones(len(values)), median_with_interval(values)
     histogram = meter.pixel_cosine if cosine else meter.pixel_distance
-    middles = (histogram.bounds[1:] + histogram.bounds[:-1]) / 2
+    middles = ((histogram.bounds[1:] + histogram.bounds[:-1]) / 2).clip(histogram.least, histogram.largest)
     full = histogram.counts > 0
-    return (middles[full].clip(histogram.least, histogram.largest), histogram.counts[full].astype(float),
-            histogram.median())
+    return middles[full], histogram.counts[full], histogram.median()
 
 
-def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[str, Style]) -> None:
+def _draw_densities(axis: Axes, samples: Mapping[str, tuple[NDArray[Any], NDArray[Any], Median]]) -> None:
     """Overlay one histogram for each method, all with the same bins, and above them the medians with intervals."""
     bounds = np.array([_bounds(x, counts) for x, counts, _ in samples.values()])
     low, high = bounds[:, 0].min(), bounds[:, 1].max()
@@ -120,8 +102,8 @@ def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[st
     shares = {method: np.histogram(x.clip(low, high), edges, weights=counts)[0] / counts.sum()
               for method, (x, counts, _) in samples.items()}
     top = float(max(share.max() for share in shares.values()))
-    for i, (method, (*_, median)) in enumerate(samples.items()):
-        look, y = looks[method], top * (1.12 + 0.1 * i)
+    for i, (method, look) in enumerate(styles(list(samples)).items()):
+        median, y = samples[method][-1], top * (1.12 + 0.1 * i)
         axis.stairs(shares[method], edges, fill=True, color=look['color'], alpha=0.12)
         axis.stairs(shares[method], edges, color=look['color'], linestyle=look['linestyle'], linewidth=1.4)
         if np.isfinite(median.low):
@@ -131,7 +113,7 @@ def _draw_densities(axis: Axes, samples: Mapping[str, Sample], looks: Mapping[st
     axis.set_ylim(0, top * (1.15 + 0.1 * len(samples)))
 
 
-def _bounds(x: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float, float]:
+def _bounds(x: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float]:
     """From the least to the largest value, but for the farthest 0.2 %, which are drawn at the rim."""
     order = np.argsort(x)
     share = counts[order].cumsum() / counts.sum()
@@ -141,54 +123,50 @@ def _bounds(x: NDArray[np.float64], counts: NDArray[np.float64]) -> tuple[float,
 def draw_changes(findings: Findings) -> Figure:
     """Draw the relative changes: one panel for each kind of tensor, layers in the order of the network."""
     kinds = [kind for kind in KINDS if any(changes.of_kind(kind) for changes in findings.changes.values())]
-    figure = new_figure(7.2, 0.5 + 1.75 * len(kinds))
+    figure = Figure((7.2, 0.5 + 1.75 * len(kinds)), layout='constrained')
     axes = figure.subplots(len(kinds), 1, squeeze=False)[:, 0]
     for axis, kind in zip(axes, kinds, strict=True):
         draw_kind(axis, findings, kind)
-    return _finished(figure, axes, findings, 'layers')
+    return _named(figure, axes, 'layers')
 
 
 def draw_kind(axis: Axes, findings: Findings, kind: str) -> None:
     """Draw the relative changes of one kind of tensor; those of means and variances on a log scale, as in the paper."""
     log = kind in ('bn_mean', 'bn_variance')
-    _draw_layers(axis, findings, {
-        method: {tensor.layer: value for tensor, value in changes.of_kind(kind).items()}
-        for method, changes in findings.changes.items()}, log)
+    _draw_layers(axis, {method: {tensor.layer: value for tensor, value in changes.of_kind(kind).items()}
+                        for method, changes in findings.changes.items()}, log)
     axis.set(title=f'{KINDS[kind].capitalize().replace("bn", "BN")}{" (log scale)" if log else ""}',
              ylabel='relative change')
 
 
 def draw_drift(findings: Findings) -> Figure:
     """Draw how far the statistics of each BN layer moved, in standard deviations and as a factor."""
-    figure = new_figure(7.2, 4.2)
+    figure = Figure((7.2, 4.2), layout='constrained')
     axes = figure.subplots(2, 1)
     for axis, measure in zip(axes, ('mean_shift', 'log_var_ratio'), strict=True):
-        _draw_layers(axis, findings, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
-                                      for method, changes in findings.changes.items()}, log=True)
+        _draw_layers(axis, {method: {layer: getattr(drift, measure) for layer, drift in changes.drift.items()}
+                            for method, changes in findings.changes.items()}, log=True)
     axes[0].set(title='BN drift: running statistics before and after fine-tuning (log scale)',
                 ylabel='mean shift (std. dev.)')
     axes[1].set_ylabel('|ln variance ratio|')
-    return _finished(figure, axes, findings, 'BN layers')
+    return _named(figure, axes, 'BN layers')
 
 
-def _finished(figure: Figure, axes: Sequence[Axes], findings: Findings, layers: str) -> Figure:
-    """Name what panels over layers have in common: the axis and the methods, of which a panel may lack one."""
+def _named(figure: Figure, axes: Sequence[Axes], layers: str) -> Figure:
+    """Name what panels over layers have in common: the axis and the methods."""
     axes[-1].set_xlabel(f'{layers} in the order of the network, by stage (IS: input stem)')
-    handles = {label: handle for axis in axes
-               for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(findings.methods))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside upper center', ncols=len(labels))
     return figure
 
 
-def _draw_layers(axis: Axes, findings: Findings, series: Mapping[str, Mapping[str, float]], log: bool) -> None:
+def _draw_layers(axis: Axes, series: Mapping[str, Mapping[str, float]], log: bool) -> None:
     """Draw one line for each method over the layers; on a log scale, layers that did not change are left out."""
-    layers = max((list(values) for values in series.values()), key=len)
-    place = {layer: i for i, layer in enumerate(layers)}
-    for method, values in series.items():
-        shown = [value if np.isfinite(value) and (value > 0 or not log) else np.nan for value in values.values()]
-        axis.plot([place[layer] for layer in values], shown, label=method, markersize=3.2, linewidth=1.1,
-                  markeredgewidth=0, **styles(findings.methods)[method])
-    _mark_stages(axis, ['IS' if stage_of(layer) == 'stem' else stage_of(layer) for layer in layers])
+    for method, look in styles(list(series)).items():
+        layers, changes = list(series[method]), np.array(list(series[method].values()))
+        shown = np.where(np.isfinite(changes) & ((changes > 0) | (not log)), changes, np.nan)
+        axis.plot(shown, label=method, markersize=3.2, linewidth=1.1, markeredgewidth=0, **look)
+    _mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in layers])
     if not log:
         axis.set_ylim(bottom=0)
     elif any(value > 0 for values in series.values() for value in values.values()):
@@ -220,16 +198,14 @@ class _PlainNumbers(LogFormatter):
 
 def draw_cka(findings: Findings) -> Figure:
     """Draw linear CKA between the features before and after, per stage; beside it the debiased variant."""
-    figure = new_figure(7.2, 2.8)
+    figure = Figure((7.2, 2.8), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     stages = list(findings.stages)
     for axis, cka in zip(axes, (DistortionMeter.cka, DistortionMeter.debiased_cka), strict=True):
         for method, look in styles(findings.methods).items():
             values = [cka(meters[method]) for meters in findings.stages.values()]
             axis.plot(range(len(stages)), values, label=method, markersize=5, linewidth=1.3, **look)
-        axis.set_xticks(range(len(stages)), stages)
-        axis.set_xlim(-0.3, len(stages) - 0.7)
-        axis.set_xlabel('stage')
+        axis.set(xticks=range(len(stages)), xticklabels=stages, xlim=(-0.3, len(stages) - 0.7), xlabel='stage')
     images = len(findings.stages[stages[0]][findings.methods[0]].images)
     axes[0].set(title=f'Linear CKA, before vs after ({images} images)', ylabel='CKA (1: the same up to rotation)')
     axes[1].set_title('debiased (for few images)')
@@ -242,7 +218,7 @@ def draw_classes(findings: Findings, stage: str) -> Figure:
     rows = [row for row in findings.class_summary() if row['stage'] == stage]
     classes = list(dict.fromkeys(row['class'] for row in rows))
     looks = styles(findings.methods)
-    figure = new_figure(7.2, 0.9 + (0.16 * len(looks) + 0.16) * max(1, len(classes)))
+    figure = Figure((7.2, 0.9 + (0.16 * len(looks) + 0.16) * max(1, len(classes))), layout='constrained')
     axis = figure.subplots()
     for i, (method, look) in enumerate(looks.items()):
         mine = [row for row in rows if row['method'] == method]
@@ -251,11 +227,10 @@ def draw_classes(findings: Findings, stage: str) -> Figure:
         axis.hlines(y, quartiles[:, 0], quartiles[:, 1], color=look['color'], linewidth=1.6)
         axis.plot([row['pixel_cosine'] for row in mine], y, marker=look['marker'], linestyle='', markersize=5,
                   color=look['color'], label=method, markeredgecolor='white', markeredgewidth=0.5)
-    axis.set_yticks(range(len(classes)), classes)
-    axis.set_ylim(len(classes) - 0.5, -0.5)
     axis.tick_params(axis='y', length=0)
     axis.grid(axis='x', color='0.9', linewidth=0.6)
-    axis.set_xlabel(f'cosine similarity at the pixels of the class, stage {stage}: median and quartiles')
+    axis.set(yticks=range(len(classes)), yticklabels=classes, ylim=(len(classes) - 0.5, -0.5),
+             xlabel=f'cosine similarity at the pixels of the class, stage {stage}: median and quartiles')
     figure.legend(loc='outside upper center', ncols=len(looks))
     return figure
 
@@ -265,12 +240,9 @@ def draw_gap(
 ) -> Figure:
     """Draw a domain gap: the divergence at each layer, and how well the features serve the target.
 
-    Args:
-        rows: The numbers of each layer.
-        accuracies: What was measured of the features, or ``None``.
-        other: Rows of another report; left out if its layers are others.
+    The rows are the numbers of each layer; those of another report are left out if its layers are others.
     """
-    figure = new_figure(11, 4.2)
+    figure = Figure((11, 4.2), layout='constrained')
     axes = figure.subplots(1, 2, width_ratios=[2.6, 1]) if accuracies else [figure.subplots()]
     series = {'of means': ('mean_divergence', rows, _STYLES[1]), 'of variances': ('var_divergence', rows, _STYLES[0])}
     if other and [row['layer'] for row in other] == [row['layer'] for row in rows]:
@@ -291,8 +263,65 @@ def draw_gap(
             axes[1].text(value + 0.02, i, f'{value:.0%}', va='center')
         axes[1].axvline(1 / accuracies.classes, color='black', linewidth=1, linestyle=':')
         axes[1].text(1 / accuracies.classes + 0.02, -0.52, 'chance', fontsize=8)
-        axes[1].set_yticks(range(len(bars)), list(bars))
         axes[1].tick_params(axis='y', length=0)
-        axes[1].set(ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1), xlabel='balanced accuracy on target pixels',
-                    title='How well the features serve')
+        axes[1].set(yticks=range(len(bars)), yticklabels=bars, ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1),
+                    xlabel='balanced accuracy on target pixels', title='How well the features serve')
     return figure
+
+
+def draw_sheet(
+    scenes: Sequence[Scene], classes: Sequence[str], palette: Sequence[Sequence[int]], title: str,
+    heat_range: tuple[float, float],
+) -> Figure:
+    """Draw a sheet: image, ground truth, predictions before and after, and where the features were distorted.
+
+    The heat map's logarithmic scale has ``heat_range``, the same for all sheets that are to be compared. What lies
+    beyond is drawn like the ends.
+    """
+    height, width = scenes[0].image.shape[:2]
+    columns = 2 + len(scenes[0].predictions) + (scenes[0].truth is not None)
+    scale = LogNorm(*heat_range)
+    figure = Figure((0.9 + 1.75 * columns, 1.15 + (1.75 * height / width + 0.06) * len(scenes)), layout='constrained')
+    figure.suptitle(title, fontsize=10.5, fontweight='bold')
+    axes = figure.subplots(len(scenes), columns, squeeze=False)
+    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
+    for row, scene in zip(axes, scenes, strict=True):
+        draw_row(row[:-1], scene, colors, scene is scenes[0])
+        row[-1].imshow(scene.image.mean(2), cmap='gray', interpolation='bilinear')
+        extent = (-0.5, scene.image.shape[1] - 0.5, scene.image.shape[0] - 0.5, -0.5)
+        row[-1].imshow(scene.heat.clip(*heat_range), cmap=_HEAT, norm=scale, alpha=0.75, extent=extent,
+                       interpolation='nearest')
+        row[-1].set(xticks=[], yticks=[])
+        row[0].set_ylabel(scene.title, fontsize=7.5)
+    axes[0, -1].set_title('distortion')
+    bar = figure.colorbar(ScalarMappable(scale, _HEAT), ax=axes, location='right', shrink=0.5, aspect=30, pad=0.01)
+    bar.set_label('1 - cosine similarity', fontsize=8)
+    if len(classes) == len(colors) and (scenes[0].truth is not None or scenes[0].predictions):
+        draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
+    return figure
+
+
+def draw_row(axes: Sequence[Axes], scene: Scene, palette: NDArray[np.uint8], titled: bool) -> None:
+    """Draw image, ground truth and predictions into as many axes; ids outside the palette become white."""
+    colors = np.concatenate([palette, np.full((1, 3), 255, np.uint8)])
+    pictures = {'image': scene.image}
+    for name, ids in {'ground truth': scene.truth, **scene.predictions}.items():
+        if ids is not None:
+            pictures[name] = colors[np.where((ids >= 0) & (ids < len(palette)), ids, len(palette))]
+    for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
+        axis.imshow(picture, interpolation='nearest')
+        axis.set(xticks=[], yticks=[])
+        if titled:
+            axis.set_title(name)
+    if scene.class_ is not None and scene.truth is not None:
+        for color, line in (('black', 1.6), ('white', 0.8)):
+            axes[0].contour(scene.truth == scene.class_, levels=[0.5], colors=color, linewidths=line)
+
+
+def draw_legend(
+    figure: Figure | SubFigure, classes: Sequence[str], colors: NDArray[np.uint8], columns: int, **options: float,
+) -> None:
+    """Name the classes below a figure, in so many columns."""
+    handles = [Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=name)
+               for name, rgb in zip(classes, colors, strict=True)]
+    figure.legend(handles=handles, loc='outside lower center', ncols=columns, **options)

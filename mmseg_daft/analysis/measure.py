@@ -1,7 +1,10 @@
-"""Run the models over the images and measure: from a config and its runs to ``Findings``."""
+"""Run the models over the images of a split and measure: from a config and its runs to ``Findings``."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import get_dist_info
+from mmengine.dist import gather_object, get_dist_info
 from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
+from mmseg.registry import DATASETS
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
+from torch.utils.data import DataLoader, StackDataset, Subset
 
-from mmseg_daft.analysis.findings import Findings, Scene, choose
-from mmseg_daft.analysis.images import Images, at_positions, of_one_size, open_images
-from mmseg_daft.analysis.meter import DistortionMeter, ImageDistortion
+from mmseg_daft.analysis.findings import VOID, DistortionMeter, Findings, ImageDistortion, Scene, choose
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
+from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.training_data import leaf_datasets
 
 _SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
 
@@ -38,15 +42,12 @@ def measure(
     """Measure what fine-tuning did; several processes share the images.
 
     Args:
-        cfg: The config.
         runs: By method, a checkpoint or run folder.
         pretrained: A checkpoint of the pre-trained model; ``None`` for what the config starts from.
         stages: Of the backbone, counted from 1; or ``('all',)``.
         split: Of the config's data.
         images: At most so many, evenly spread over the split; ``None`` for all.
-        batch_size: Images at once.
         workers: Processes that load them.
-        amp: Half precision.
         sheets: Whether to choose and show the least and most distorted images.
         console: Shows the progress; ``None`` for nothing.
 
@@ -64,17 +65,21 @@ def measure(
         loaded = [load_run(cfg, name, path, device) for name, path in runs.items()]
         changes = {run.name: changes_of(run, start) for run in loaded}
         places = _stage_places(start.model, stages)
-        data = open_images(cfg, split)
-    total = len(data.names)
-    numbers = range(total) if images is None or images >= total else [i * total // images for i in range(images)]
-    analyzer = _Analyzer(start, loaded, data, places, device, amp, None if rank else console)
-    meters = _gather(analyzer.measure(numbers[rank::world_size], batch_size, workers))
-    if rank:
+        dataset, names, classes = _open_images(cfg, split)
+    total = len(names)
+    count = min(images or total, total)
+    numbers = [i * total // count for i in range(count)]
+    analyzer = _Analyzer(start, loaded, dataset, names, classes, places, device, amp, None if rank else console)
+    everyone = gather_object(analyzer.measure(numbers[rank::world_size], batch_size, workers))
+    if everyone is None:
         return None
-    classes = data.classes if data.labeled else ()
-    few = '' if len(numbers) == total else f', evenly spread over {total}'
-    few += '' if data.labeled else ', without ground truth'
-    notes = [f'Data: {len(numbers)} images of the {split} split{few}; {type(data.dataset).__name__}, '
+    meters, *others = everyone
+    for other, stage, method in itertools.product(others, places, runs):
+        meters[stage][method].merge(other[stage][method])
+
+    few = '' if count == total else f', evenly spread over {total}'
+    few += '' if classes else ', without ground truth'
+    notes = [f'Data: {count} images of the {split} split{few}; {type(dataset).__name__}, '
              f'config {Path(cfg.filename or "without a name").name}.',
              f'Before: the pre-trained model, {start.source}.', *(f'{run.name}: {run.source}.' for run in loaded)]
     if not start.predicts:
@@ -83,11 +88,10 @@ def measure(
               for run in loaded if not run.predicts]
     if amp:
         notes.append('Computed in half precision (AMP): distortions below about 0.001 are rounding.')
-    if len(numbers) < 5:
-        notes.append(f'With {len(numbers)} image{"s" * (len(numbers) > 1)} there are no intervals, and CKA is not to '
-                     'be relied on.')
-    return Findings(tuple(runs), meters, changes, classes, data.palette, data.names, notes,
-                    analyzer.sheets(meters, len(classes)) if sheets else {})
+    if count < 5:
+        notes.append(f'With {count} image{"s" * (count > 1)} there are no intervals, and CKA is not to be relied on.')
+    return Findings(tuple(runs), meters, changes, classes, dataset.metainfo.get('palette') or (), names, notes,
+                    analyzer.sheets(meters) if sheets else {})
 
 
 def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
@@ -103,13 +107,46 @@ def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]
     return places if 'all' in wanted else {stage: places[stage] for stage in places if stage in wanted}
 
 
+def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ...]]:
+    """Open a split with the pipeline of the validation, without ground truth where the files have none.
+
+    Returns:
+        The data set, a short name of each image, and the classes of the ground truth: none without.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if not loader:
+        splits = [name for name in ('train', 'val', 'test') if cfg.get(f'{name}_dataloader')]
+        raise ValueError(f'The config has no {split}_dataloader; --split can be {" or ".join(splits)}.')
+    dataset_cfg = copy.deepcopy(loader.dataset)
+    if split == 'train':
+        pipeline = leaf_datasets((cfg.get('val_dataloader') or cfg.test_dataloader).dataset)[0].pipeline
+        for part in leaf_datasets(dataset_cfg):
+            part.pipeline = copy.deepcopy(pipeline)
+    dataset = DATASETS.build(dataset_cfg)
+    if not len(dataset):
+        raise ValueError(f'{split}_dataloader.dataset is empty. Check its data_root, ann_file, data_prefix, img_suffix '
+                         'and seg_map_suffix.')
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    labeled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
+    if not labeled:
+        for part in leaf_datasets(dataset_cfg):
+            part.pipeline = [step for step in part.pipeline if type_name(step) != 'LoadAnnotations']
+        dataset = DATASETS.build(dataset_cfg)
+    paths = [Path(info['img_path']) for info in infos]
+    times = Counter(path.name for path in paths)
+    names = [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in paths]
+    return dataset, names, tuple(dataset.metainfo.get('classes') or ()) if labeled else ()
+
+
 @dataclass(frozen=True)
 class _Analyzer:
     """The models and how they are run; ``places`` says where a stage stands among the backbone's outputs."""
 
     start: LoadedModel
     runs: Sequence[LoadedModel]
-    images: Images
+    dataset: Any
+    names: Sequence[str]
+    classes: Sequence[str]
     places: Mapping[str, int]
     device: torch.device
     amp: bool
@@ -117,30 +154,48 @@ class _Analyzer:
 
     def measure(self, numbers: Sequence[int], batch_size: int, workers: int) -> dict[str, dict[str, DistortionMeter]]:
         """Measure the features of some images, by stage and method."""
-        classes = len(self.images.classes) if self.images.labeled else 0
-        stages = {stage: {run.name: DistortionMeter(classes) for run in self.runs} for stage in self.places}
-        for batch in self._with_bar(self.images.batches(numbers, batch_size, workers), 'Measure images'):
-            for group in of_one_size(batch):
-                self._measure_group(stages, group)
+        stages = {stage: {run.name: DistortionMeter(len(self.classes)) for run in self.runs} for stage in self.places}
+        samples = StackDataset(numbers, Subset(self.dataset, numbers))
+        batches = DataLoader(samples, batch_size, num_workers=workers, collate_fn=list)
+        for batch in self._with_bar(batches, 'Measure images'):
+            sizes = [sample['inputs'].shape for _, sample in batch]
+            for size in dict.fromkeys(sizes):  # mmseg stacks no images of several sizes in a test
+                group = [pair for pair, its_size in zip(batch, sizes, strict=True) if its_size == size]
+                numbers, samples = map(list, zip(*group, strict=True))
+                data = self.start.model.data_preprocessor(pseudo_collate(samples), False)
+                before = self.features(self.start, data['inputs'], numbers)
+                after = {run.name: self.features(run, data['inputs'], numbers) for run in self.runs}
+                for stage, meters in stages.items():
+                    labels, valid = self._at_positions(data, before[stage])
+                    for method, meter in meters.items():
+                        meter.add(numbers, before[stage], after[method][stage], labels, valid)
         return stages
 
     def _with_bar(self, steps: Collection[Any], title: str) -> Iterable[Any]:
-        return track(steps, title, len(steps), console=self.console, disable=self.console is None)
+        return track(steps, title, console=self.console, disable=self.console is None)
 
-    def _measure_group(
-        self, stages: Mapping[str, Mapping[str, DistortionMeter]], group: Sequence[tuple[int, Any]],
-    ) -> None:
-        numbers, samples = zip(*group, strict=True)
-        data = self.start.model.data_preprocessor(pseudo_collate(list(samples)), False)
-        inputs, data_samples = data['inputs'], data['data_samples']
-        before = self.features(self.start, inputs, numbers)
-        after = {run.name: self.features(run, inputs, numbers) for run in self.runs}
-        size = tuple(inputs.shape[2:])
-        for stage, meters in stages.items():
-            labels, valid = (None if t is None else t.to(self.device) for t in at_positions(
-                data_samples, size, tuple(before[stage].shape[2:]), self.images.labeled))
-            for method, meter in meters.items():
-                meter.add(numbers, before[stage], after[method][stage], labels, valid)
+    def _at_positions(self, data: Mapping[str, Any], maps: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return what lies at the middle of each position of some maps ``(N, C, h, w)``.
+
+        Returns:
+            The ground truth if there is one: class ids ``(N, h, w)``, ``VOID`` in the padding at the right and bottom.
+            And where the image is and not padding: a mask of the same shape, or ``None`` if nothing was padded.
+        """
+        height, width = data['inputs'].shape[2:]
+        samples = data['data_samples']
+        sizes = [tuple(sample.metainfo['img_shape'][:2]) for sample in samples]
+
+        def shrink(images: Iterable[Tensor]) -> Tensor:
+            shrunk = []
+            for image, size in zip(images, sizes, strict=True):  # ground truth may have the size before resizing
+                image = F.interpolate(image[None].float(), size=size, mode='nearest-exact')
+                image = F.pad(image, (0, width - size[1], 0, height - size[0]), value=VOID)
+                shrunk.append(F.interpolate(image, size=maps.shape[2:], mode='nearest-exact')[0, 0].long())
+            return torch.stack(shrunk).to(self.device)
+
+        labels = shrink(sample.gt_sem_seg.data for sample in samples) if self.classes else None
+        padded = any(size != (height, width) for size in sizes)
+        return labels, shrink(torch.zeros(len(samples), 1, 1, 1)) != VOID if padded else None
 
     @torch.no_grad()
     def features(self, loaded: LoadedModel, inputs: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
@@ -152,18 +207,16 @@ class _Analyzer:
         for stage, features in maps.items():
             finite = torch.isfinite(features).flatten(1).all(1)
             if not finite.all():
-                image = self.images.names[numbers[int((~finite).nonzero()[0])]]
+                image = self.names[numbers[int((~finite).nonzero()[0])]]
                 raise ValueError(f'The features of {loaded.name} ({loaded.source}) at stage {stage} of {image} hold '
                                  f'NaN or infinite values{": try without --amp" if self.amp else ""}.')
         return maps
 
-    def sheets(
-        self, stages: Mapping[str, Mapping[str, DistortionMeter]], classes: int,
-    ) -> dict[tuple[str, str], list[Scene]]:
+    def sheets(self, stages: Mapping[str, Mapping[str, DistortionMeter]]) -> dict[tuple[str, str], list[Scene]]:
         """Choose each method's least and most distorted images by the last stage, and show them."""
         stage, meters = list(stages.items())[-1]
         chosen = [(run, which, *choice) for run in self.runs for which in ('least', 'most')
-                  for choice in choose(meters[run.name].images, classes, which)]
+                  for choice in choose(meters[run.name].images, len(self.classes), which)]
         sheets: dict[tuple[str, str], list[Scene]] = {}
         for run, which, image, class_ in self._with_bar(chosen, 'Show images'):
             sheets.setdefault((run.name, which), []).append(self.scene(run, image, class_, stage))
@@ -172,11 +225,11 @@ class _Analyzer:
     @torch.no_grad()
     def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
         """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.images.dataset[image.number]
+        sample = self.dataset[image.number]
         data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
         before, after = (self.features(m, data['inputs'], [image.number])[stage] for m in (self.start, run))
         heat = 1 - feature_distortion(before, after).cosine_similarity[0]
-        _, valid = at_positions(data['data_samples'], tuple(data['inputs'].shape[2:]), tuple(heat.shape), labeled=False)
+        _, valid = self._at_positions(data, before)
         if valid is not None:
             rows, columns = valid[0].any(1), valid[0].any(0)
             heat = heat[rows][:, columns]
@@ -186,15 +239,14 @@ class _Analyzer:
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
             if loaded.predicts:
-                result = loaded.model.test_step(pseudo_collate([self.images.dataset[image.number]]))[0]
+                result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
                 predictions[title] = _nearest(result.pred_sem_seg.data, shape)
-        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.images.labeled else None
-        name = self.images.names[image.number].rsplit('.', 1)[0]
-        title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine '
-        if class_ is None:
-            title += f'{image.cosine_similarity:.3f}'
-        else:
-            title = f'{self.images.classes[class_]}\n{title}{image.class_cosine[class_]:.3f}'
+        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.classes else None
+        name = self.names[image.number].rsplit('.', 1)[0]
+        cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
+        title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
+        if class_ is not None:
+            title = f'{self.classes[class_]}\n{title}'
         return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
 
     def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:
@@ -206,15 +258,3 @@ class _Analyzer:
 
 def _nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:
     return F.interpolate(ids[None].float(), size=shape, mode='nearest-exact')[0, 0].long().cpu().numpy()
-
-
-def _gather(stages: dict[str, dict[str, DistortionMeter]]) -> dict[str, dict[str, DistortionMeter]]:
-    """Bring what all processes measured together in the first one; others get their own back."""
-    if dist.is_initialized():
-        everyone = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-        dist.gather_object(stages, everyone)
-        for other in (everyone or [])[1:]:
-            for stage, meters in stages.items():
-                for method, meter in meters.items():
-                    meter.merge(other[stage][method])
-    return stages

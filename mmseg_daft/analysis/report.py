@@ -1,40 +1,46 @@
-"""Write findings down: report.html with everything in it, and beside it figures and numbers.csv."""
+"""Tell findings: report.html with everything in it, beside it figures and numbers.csv, and a summary on the console.
+
+A row of numbers.csv is a number, told apart by the columns before it. ``level`` says what it is about: ``image`` (the
+pooled feature), ``pixel``, ``class`` (its pixels), ``stage`` (CKA) or ``layer`` (Eq. 6, BN drift). Histograms over
+pixels are rows of counts, empty bins left out. Several such files, such as one for each seed, are averaged.
+"""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
 from mmseg_daft.analysis import figures as draw
-from mmseg_daft.analysis.contact_sheet import draw_sheet
-from mmseg_daft.analysis.findings import Findings, Scene
-from mmseg_daft.analysis.meter import Median
-from mmseg_daft.analysis.numbers_file import write_numbers
+from mmseg_daft.analysis.findings import Findings, Median
+from mmseg_daft.console import print_table
 from mmseg_daft.core.distortion import KINDS
 from mmseg_daft.files import read_json, write_atomically
 
-MADE_FROM = 'made_from.json'
-"""The file that says what a report was made from."""
+MADE_FROM = 'made_from.json'  # says what a report was made from
+COLUMNS = ('level', 'measure', 'method', 'stage', 'layer', 'class', 'image', 'bin_low', 'bin_high', 'statistic',
+           'value')
+KEYS = ('method', 'stage', 'level', 'measure')
+"""What tells the numbers of a summary apart."""
+
+_OF_FEATURES = {'cosine': ('image', 'cosine_similarity'), 'l2': ('image', 'l2_distance'),
+                'pixel_cosine': ('pixel', 'cosine_similarity'), 'pixel_l2': ('pixel', 'l2_distance'),
+                'cka': ('stage', 'cka'), 'debiased_cka': ('stage', 'debiased_cka')}
 
 
 def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
-    """Check that a folder holds no report, or one that was made from the same.
-
-    Args:
-        folder: Where a report is to be written.
-        report: Its main file.
-        made_from: What it is made from: config, models and data.
+    """Check that a folder holds no such report, or one that was made from the same config, models and data.
 
     Raises:
         ValueError: It holds a report of something else.
@@ -47,26 +53,22 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
 
 
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
-    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's.
-
-    Args:
-        out: The folder.
-        findings: What is told.
-        formats: Of the figures' files.
-        console: Shows the progress; ``None`` for nothing.
-    """
+    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's."""
     (out / 'figures').mkdir(parents=True, exist_ok=True)
-    with draw.figure_style():
-        drawn = report_figures(findings)
     sources = {}
-    for name, figure in track(drawn.items(), 'Draw figures', console=console, disable=console is None):
-        draw.save_figure(figure, out / 'figures', name, formats)
-        sources[name] = _source(figure, 'png' if name.startswith('sheet_') else 'svg')
-    write_numbers(findings, out / 'numbers.csv')
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    with draw.figure_style():
+        for name, figure in track(report_figures(findings).items(), 'Draw figures', console=console,
+                                  disable=console is None):
+            draw.save_figure(figure, out / 'figures', name, formats)
+            suffix, mime = ('png', 'image/png') if name.startswith('sheet_') else ('svg', 'image/svg+xml')
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, metadata=draw.UNDATED.get(suffix))
+            sources[name] = f'data:{mime};base64,{base64.b64encode(content.getvalue()).decode()}'
+    write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
+    environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)
-    source = (files('mmseg_daft.analysis') / 'report.html.j2').read_text(encoding='utf-8')
-    write_atomically(out / 'report.html', environment.from_string(source).render(
+    write_atomically(out / 'report.html', environment.get_template('report.html.j2').render(
         findings=findings, sources=sources, kinds=KINDS, last_stage=list(findings.stages)[-1]))
 
 
@@ -81,28 +83,14 @@ def report_figures(findings: Findings) -> dict[str, Figure]:
     drawn['cka'] = draw.draw_cka(findings)
     if findings.classes:
         drawn['classes'] = draw.draw_classes(findings, list(findings.stages)[-1])
-    heat_range = _heat_range([scene for rows in findings.sheets.values() for scene in rows])
+    heats = [scene.heat for rows in findings.sheets.values() for scene in rows]
+    top = float(max([1e-6, *(np.quantile(heat, 0.99) for heat in heats)]))
+    low = float(min([top / 2, *(np.quantile(heat, 0.01) for heat in heats)]))
+    heat_range = max(low, top / 1000), top  # of all sheets, over three powers of ten at most
     for (method, which), rows in findings.sheets.items():
-        if rows:
-            drawn[f'sheet_{slug(method)}_{which}'] = draw_sheet(
-                rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
+        drawn[f'sheet_{slug(method)}_{which}'] = draw.draw_sheet(
+            rows, findings.classes, findings.palette, f'The {which} distorted images, {method}', heat_range)
     return drawn
-
-
-def _heat_range(scenes: Sequence[Scene]) -> tuple[float, float]:
-    """From the least to the most distorted positions of all sheets, over three powers of ten at most."""
-    top = max((float(np.quantile(scene.heat, 0.99)) for scene in scenes), default=0.0)
-    low = min((float(np.quantile(scene.heat, 0.01)) for scene in scenes), default=0.0)
-    top = max(top, 1e-6)
-    return min(max(low, top / 1000), top / 2), top
-
-
-def _source(figure: Figure, suffix: str) -> str:
-    """Return a figure as an address that holds its own data."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, metadata={'Date': None} if suffix == 'svg' else None)
-    mime = {'svg': 'image/svg+xml', 'png': 'image/png'}[suffix]
-    return f'data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
 def slug(name: str) -> str:
@@ -128,3 +116,127 @@ def _sort_key(cell: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return '' if math.isnan(value) else math.copysign(1e308, value)  # as JavaScript reads numbers
     return value
+
+
+def show_findings(console: Console, findings: Findings, last_stage_only: bool = False) -> None:
+    """Print the summary in two tables, one of features and one of parameters, and the notes on how to read it."""
+
+    def cell(value: Any) -> str:  # an interval on a line of its own
+        text = shown(value)
+        return text if isinstance(value, str) else text.replace(' [', '\n').replace(', ', '–').rstrip(']')
+
+    rows = [row for row in findings.summary()
+            if not last_stage_only or row['stage'] == list(findings.stages)[-1]]
+    heads = {'stage': 'stage', 'method': 'method', 'cosine': 'cosine simi-\nlarity,\nper image',
+             'l2': 'L2 distance,\nper image', 'pixel_cosine': 'cosine simi-\nlarity,\nper pixel',
+             'cka': 'linear\nCKA', 'debiased_cka': 'CKA,\ndebiased'}
+    print_table(console, 'Feature distortion, before vs after (medians with 95 % intervals)', list(heads.values()),
+                [[cell(row[key]) for key in heads] for row in rows], texts=2)
+    names = {
+        **KINDS, 'mean_drift': 'mean drift', 'variance_drift': 'variance drift', 'reference': 'W, the value before'}
+    summary = findings.change_summary()
+    for some in (summary[i:i + 4] for i in range(0, len(summary), 4)):  # more do not fit side by side
+        print_table(
+            console, 'Relative change of parameters (Eq. 6), medians over layers',
+            ('', *(str(row['method']) for row in some)),
+            [[name, *(cell(row[key]) for row in some)] for key, name in names.items()], texts=0)
+    for note in findings.notes[2 + len(findings.methods):]:
+        console.print(f'Note: {note}', style='yellow', markup=False)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write columns of rows as CSV, with empty cells for what a row lacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def number_rows(findings: Findings) -> Iterator[dict[str, object]]:
+    """Yield all numbers of an analysis, as rows that have ``COLUMNS`` or some of them, among others."""
+    for row in findings.summary():
+        for key, (level, measure) in _OF_FEATURES.items():
+            yield from _numbers(dict(row, level=level, measure=measure), row[key])
+    for row in findings.class_summary():
+        where = dict(row, level='class', measure='cosine_similarity')
+        low, high = row['quartiles']
+        yield dict(where, statistic='pixels', value=row['pixels'])
+        yield dict(where, statistic='pixel_lower_quartile', value=low)
+        yield dict(where, statistic='pixel_median', value=row['pixel_cosine'])
+        yield dict(where, statistic='pixel_upper_quartile', value=high)
+        yield dict(where, measure='l2_distance', statistic='pixel_median', value=row['pixel_l2'])
+        yield from _numbers(dict(where, measure='image_mean_cosine_similarity'), row['image_cosine'])
+    for stage, meters in findings.stages.items():
+        for method, meter in meters.items():
+            where = dict(method=method, stage=stage)
+            for image in meter.images:
+                which = dict(where, level='image', image=findings.images[image.number], statistic='value')
+                yield dict(which, measure='cosine_similarity', value=image.cosine_similarity)
+                yield dict(which, measure='l2_distance', value=image.l2_distance)
+                yield dict(which, measure='pixel_mean_cosine_similarity', value=image.pixel_cosine)
+                for class_, cosine in image.class_cosine.items():
+                    yield {**which, 'level': 'class', 'class': findings.classes[class_],
+                           'measure': 'image_mean_cosine_similarity', 'value': cosine}
+            histograms = {'cosine_similarity': meter.pixel_cosine, 'l2_distance': meter.pixel_distance}
+            for measure, histogram in histograms.items():
+                bounds = histogram.bounds.tolist()
+                for i in histogram.counts.nonzero()[0].tolist():
+                    yield dict(where, level='pixel', measure=measure, bin_low=bounds[i], bin_high=bounds[i + 1],
+                               statistic='count', value=int(histogram.counts[i]))
+    for method, changes in findings.changes.items():
+        where = dict(level='layer', method=method, statistic='value')
+        for tensor, value in changes.changes.items():
+            yield dict(where, measure=f'relative_change_{tensor.kind}', stage=tensor.stage, layer=tensor.layer,
+                       value=value)
+        for layer, drift in changes.drift.items():
+            for measure, value in drift._asdict().items():
+                yield dict(where, measure=f'bn_drift_{measure}', layer=layer, value=value)
+
+
+def _numbers(where: dict[str, object], value: object) -> Iterator[dict[str, object]]:
+    """Yield a number, or a median and its interval."""
+    named = {'value': value} if isinstance(value, float) else dict(
+        zip(('median', 'interval_low', 'interval_high'), value, strict=True))
+    for statistic, number in named.items():
+        yield dict(where, statistic=statistic, value=number)
+
+
+def average(paths: Sequence[Path]) -> list[dict[str, object]]:
+    """Return mean and standard deviation of each number of a summary over several analyses, a row for each.
+
+    A summary is of medians over images or pixels, CKA, and medians over layers, which have no stage.
+
+    Raises:
+        ValueError: There are fewer than two files, one comes twice or is no analysis, or they hold different things.
+    """
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise ValueError('A standard deviation needs two analyses or more, each once: name their numbers.csv.')
+    summaries = [_summary(path) for path in paths]
+    for path, other in zip(paths[1:], summaries[1:], strict=True):
+        differs = sorted(set(other) ^ set(summaries[0]))
+        if differs:
+            raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
+                             'one of them alone. Analyze the same methods and stages, by the same names.')
+    values = {key: [each[key] for each in summaries] for key in summaries[0]}
+    return [dict(zip(KEYS, key, strict=True), runs=len(paths), mean=statistics.fmean(numbers),
+                 standard_deviation=statistics.stdev(numbers)) for key, numbers in values.items()]
+
+
+def _summary(path: Path) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], list[float]] = {}
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            for row in csv.DictReader(file):
+                if row['level'] == 'layer':
+                    row['stage'] = ''
+                elif row['level'] != 'stage' and (row['level'] == 'class' or row['statistic'] != 'median'):
+                    continue
+                found.setdefault(tuple(row[key] for key in KEYS), []).append(float(row['value']))
+    except FileNotFoundError as error:
+        raise ValueError(f'There is no {path}. mmseg-daft analyze --out DIR writes DIR/numbers.csv.') from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} is not the numbers.csv of mmseg-daft analyze ({error!r}).') from error
+    if not found:
+        raise ValueError(f'{path} holds no numbers. Run mmseg-daft analyze again.')
+    return {key: statistics.median(values) for key, values in found.items()}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.runner import load_checkpoint
 from mmseg.models import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -29,12 +28,9 @@ EXTRACTOR = 'backbone'
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode.
+    """A model in eval mode, of a method or ``'before'``, and where its weights are from.
 
     Attributes:
-        name: The method, or ``'before'``.
-        source: Where its weights are from.
-        model: The model.
         predicts: Whether its head was in the file, too.
         facts: What the run that wrote the file kept of itself (MMEngine's ``runtime_info``).
     """
@@ -47,7 +43,6 @@ class LoadedModel:
 
 
 def _find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint: the file itself, or a run folder's last one."""
     if path.is_file():
         return path
     note = path / 'last_checkpoint'
@@ -68,44 +63,46 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
     """
     if checkpoint is not None:
         return load_run(cfg, 'before', checkpoint, device)
+    if cfg.get('load_from'):
+        return _load_file(cfg, 'before', cfg.load_from, device)
     model = _build(cfg)
     starts = list(pretrained_starts(model))
     starts = [start for start in starts if not start.name] or starts  # the whole model's goes before its parts'
-    if not starts and not cfg.get('load_from'):
+    if not starts:
         raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
                          'a checkpoint of this model.')
     for start in starts:
-        problem = None if start.own_loading else start.match().problem(0.95)
-        if problem:
+        if not start.own_loading and (problem := start.match().problem(0.95)):
             raise ValueError(f'The pre-trained weights {start.checkpoint!r} do not fit {start.name or "the model"}: '
                              f'{problem}')
     model.init_weights()
-    source, predicts = ' and '.join(str(start.checkpoint) for start in starts), any(not s.name for s in starts)
+    predicts = any(not start.name for start in starts)
     for start in starts:
         if start.name and start.prefix == start.name and not start.own_loading:
-            predicts |= _load(model, _read(start.checkpoint)[0], False) is None
-    if cfg.get('load_from'):
-        source, predicts = str(cfg.load_from), True
-        _load_extractor(model, _read(source)[0], source)
-        load_checkpoint(model, source, map_location='cpu')
+            predicts |= _load(model, _read(start.checkpoint)[0], extractor=False) is None
+    source = ' and '.join(str(start.checkpoint) for start in starts)
     return LoadedModel('before', source, _finite(model, source).to(device).eval(), predicts)
 
 
 def load_run(cfg: Config, name: str, path: Path, device: torch.device) -> LoadedModel:
-    """Return a run's model.
+    """Return a run's model: of a checkpoint, or a run folder's last one.
 
     Raises:
         ValueError: There is no checkpoint, it is none, is of another architecture, or holds NaN.
     """
-    checkpoint = _find_checkpoint(path)
+    return _load_file(cfg, name, str(_find_checkpoint(path)), device)
+
+
+def _load_file(cfg: Config, name: str, path: str, device: torch.device) -> LoadedModel:
     model = _build(cfg)
-    state, content = _read(checkpoint)
-    _load_extractor(model, state, f'{name}={checkpoint}')
-    predicts = _load(model, state, False) is None
+    state, content = _read(path)
+    if problem := _load(model, state, extractor=True):
+        raise ValueError(f'{name}={path} does not fit the {EXTRACTOR} of the config\'s model. All checkpoints have to '
+                         f'be of one architecture. {problem}')
+    predicts = _load(model, state, extractor=False) is None
     facts = content.get('message_hub', {})
     facts = facts.get('runtime_info', {}) if isinstance(facts, dict) else facts.runtime_info
-    return LoadedModel(
-        name, str(checkpoint), _finite(model, f'{name}={checkpoint}').to(device).eval(), predicts, facts)
+    return LoadedModel(name, path, _finite(model, f'{name}={path}').to(device).eval(), predicts, facts)
 
 
 def _build(cfg: Config) -> BaseSegmentor:
@@ -113,16 +110,9 @@ def _build(cfg: Config) -> BaseSegmentor:
     return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    state, content = read_checkpoint(str(path))
+def _read(path: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    state, content = read_checkpoint(path)
     return {name.removeprefix('module.'): t for name, t in state.items() if isinstance(t, Tensor)}, content
-
-
-def _load_extractor(model: BaseSegmentor, state: Mapping[str, Tensor], what: str) -> None:
-    problem = _load(model, state, True)
-    if problem:
-        raise ValueError(f'{what} does not fit the {EXTRACTOR} of the config\'s model. All checkpoints have to be of '
-                         f'one architecture. {problem}')
 
 
 def _load(model: BaseSegmentor, state: Mapping[str, Tensor], extractor: bool) -> str | None:

@@ -65,12 +65,7 @@ def feature_distortion(before: Tensor, after: Tensor) -> FeatureDistortion:
 
 @torch.no_grad()
 def pooled(features: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Average a feature map ``(N, C, H, W)`` over its pixels: ``(N, C)``, in float64.
-
-    Args:
-        features: The map.
-        valid: Which positions count, ``(N, H, W)``; ``None`` for all.
-    """
+    """Average a feature map ``(N, C, H, W)`` over its pixels, or the ``valid`` ones: ``(N, C)``, in float64."""
     if valid is None:
         return features.mean(dim=(2, 3), dtype=torch.float64)
     sums = torch.cat([(part.double() * valid[:, None]).sum((2, 3)) for part in features.split(_CHANNELS_AT_ONCE, 1)], 1)
@@ -129,15 +124,11 @@ def linear_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) ->
     """Return linear CKA from 0 to 1 (Kornblith, Norouzi, Lee, Hinton, ICML 2019).
 
     With centered features X and Y, one row an image, CKA = ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), in Frobenius norms. It is 1 for
-    features that differ by a rotation and a scale, and too high for fewer images than channels.
+    features that differ by a rotation and a scale, and too high for fewer images than channels. It is NaN if the
+    features do not vary from image to image, for instance those of a single one.
 
     Args:
-        both: Moments of features before with those after.
-        before: Of features before with themselves.
-        after: Of features after with themselves.
-
-    Returns:
-        NaN if the features do not vary from image to image, for instance those of a single one.
+        both: Moments of features before with those after; the others are of one of them with itself.
     """
     return _ratio(both.dependence(), before.dependence(), after.dependence(), before)
 
@@ -146,10 +137,7 @@ def debiased_cka(both: CrossMoments, before: CrossMoments, after: CrossMoments) 
     """Return debiased linear CKA, at most 1, and 0 on average for unrelated features; arguments as in ``linear_cka``.
 
     Each term is replaced by the unbiased estimator of Song et al. (JMLR 2012, Eq. 5), as Nguyen, Raghu, Kornblith (ICLR
-    2021) do.
-
-    Returns:
-        NaN for fewer than four images.
+    2021) do. It is NaN for fewer than four images.
     """
     if before.count < 4:
         return math.nan
@@ -174,14 +162,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class LayerTensor(NamedTuple):
-    """A tensor that Eq. 6 is about.
-
-    Attributes:
-        name: In the state dict.
-        layer: The layer's name.
-        kind: A key of ``KINDS``.
-        stage: Of the network: ``'stem'``, ``'1'``, ``'2'``, …
-    """
+    """A tensor that Eq. 6 is about: its name in the state dict, its layer's, a key of ``KINDS``, and ``stage_of``."""
 
     name: str
     layer: str
@@ -224,10 +205,8 @@ def stage_of(layer: str) -> str:
 def relative_change(before: Tensor, after: Tensor) -> float:
     """Return ‖after - before‖₂ / ‖before‖₂ in float64, of tensors of one shape (Ha, Jeong, Lee, Eq. 6).
 
-    For DAFT, ``before`` is the value *after* the conversion, which moves no feature.
-
-    Returns:
-        0 where nothing changed, infinity where all was zero before and is no longer.
+    For DAFT, ``before`` is the value *after* the conversion, which moves no feature. The change is 0 where nothing
+    changed, and infinite where all was zero before and is no longer.
 
     Raises:
         ValueError: The shapes differ.
@@ -241,9 +220,7 @@ def relative_change(before: Tensor, after: Tensor) -> float:
 
 
 @torch.no_grad()
-def statistics_drift(
-    layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float,
-) -> AverageShift:
+def statistics_drift(layer: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor], eps: float) -> AverageShift:
     """Return the drift of one layer's statistics between two state dicts; ``eps`` is the layer's ε."""
     tensors = (state[f'{layer}.{tensor}'].cpu() for state in (before, after)
                for tensor in ('running_mean', 'running_var'))

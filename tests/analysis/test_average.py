@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmseg_daft.analysis.numbers_file import COLUMNS
+from mmseg_daft.analysis.report import COLUMNS
 from mmseg_daft.cli import main
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,8 @@ from mmengine.config import Config
 from support.pretrained_files import trained_state
 from support.small_runs import small
 
-from mmseg_daft.analysis.domain_gap import summary
 from mmseg_daft.analysis.figures import draw_gap, save_figure
-from mmseg_daft.analysis.linear_probe import Accuracies, balanced_accuracy, probe_accuracy, sample_pixels
+from mmseg_daft.analysis.gap import Accuracies, balanced_accuracy, probe_accuracy, sample_pixels, summary
 from mmseg_daft.cli import main
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_daft.analysis.findings import MIN_PIXELS, choose
-from mmseg_daft.analysis.meter import VOID, DistortionMeter, ImageDistortion, median_with_interval
+from mmseg_daft.analysis.findings import (
+    MIN_PIXELS,
+    VOID,
+    DistortionMeter,
+    ImageDistortion,
+    choose,
+    median_with_interval,
+)
 
 
 def measured(numbers, batch=1, channels=6, classes=3):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_daft.analysis.meter import COSINE_EDGES, DISTANCE_EDGES, PixelHistogram, count
+from mmseg_daft.analysis.findings import COSINE_EDGES, DISTANCE_EDGES, PixelHistogram, count
 
 
 def images(number=30, pixels=500):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_daft.analysis.domain_gap import numbers
+from mmseg_daft.analysis.gap import numbers
 from mmseg_daft.core.shift import statistics_shift
 
 means, variances = st.floats(-3, 3), st.floats(0.05, 5)

@@ -1,43 +1,47 @@
-"""How well a source model's features serve the target's labels, without training: linear read-outs in closed form.
+"""How far a target domain lies from the source, without training: layer by layer, and for the target's labels.
 
-Pixels' features are regressed on their classes (ridge regression, classes weighted alike) and judged on images that the
-regression has not seen, by the mean over classes of the share of pixels that are told right.
+How well the source model's features serve those is told by linear read-outs in closed form: pixels' features are
+regressed on their classes (ridge regression, classes weighted alike) and judged on images that the regression has not
+seen, by the mean over classes of the share of pixels that are told right.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
-from mmseg_daft.analysis.meter import VOID
+from mmseg_daft.analysis.findings import VOID
+from mmseg_daft.core.distortion import stage_of
 from mmseg_daft.core.random_state import preserved_random_state
+from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.engine.convert_model import ConversionRecord
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
 
 PIXELS = 200  # of each image
 GROUPS = 4  # of images, for cross-validation
+RIDGE = 1e-2  # the strength of the penalty, relative to the features' variance
 
-Pixels = tuple[Tensor, Tensor]
-"""Features ``(M, C)`` in float64 and labels ``(M,)``."""
+Pixels = tuple[Tensor, Tensor]  # features (M, C) in float64 and labels (M,)
 
 
 class Accuracies(NamedTuple):
-    """Balanced accuracies on the target's pixels.
+    """Balanced accuracies on the target's pixels, of so many classes.
 
     Attributes:
         source: Of a linear read-out of the source's features, which a conversion keeps.
         adapted: Of one with the target's statistics and no compensation: what batch norm in train mode starts from
             where nothing is converted.
         head: Of the checkpoint's own decoder, taken to name the same classes; ``None`` where it has none that fits.
-        classes: Number of classes; chance is one in so many.
     """
 
     source: float
@@ -46,17 +50,37 @@ class Accuracies(NamedTuple):
     classes: int
 
 
+def measure_layers(start: Start) -> tuple[list[dict[str, Any]], ConversionRecord]:
+    """Return the numbers of each layer, from a conversion that is undone, and its record."""
+    record = start.convert(replace(start.settings, variant=ConversionVariant(), tolerance=float('inf')))
+    source, target = record.report.source, record.report.statistics
+    record.report.undo(start.model)
+    return [dict(layer=name, stage=stage_of(name), **numbers(statistics_shift(
+        source[name].running_mean, source[name].running_var, target[name].mean, target[name].var,
+        start.model.get_submodule(name).eps))) for name in source], record
+
+
+def numbers(shift: Shift) -> dict[str, float]:
+    """Return a layer's row of the report.
+
+    Shift and ratio are means of absolute values over the channels. Divergences are medians: a channel that was all but
+    dead in the source divides by a variance of next to nothing.
+    """
+    return dict(
+        channels=len(shift.mean),
+        **shift.average._asdict(),
+        signed_log_var_ratio=float(shift.log_var_ratio.mean()),
+        divergence=float(shift.divergence.median()),
+        mean_divergence=float(shift.mean_divergence.median()),
+        var_divergence=float(shift.var_divergence.median()),
+        largest_divergence=float(shift.divergence.max()))
+
+
 def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
     """Measure how well the source's features serve the target's labels, as they are and with adapted statistics.
 
-    The model is left with the adapted statistics.
-
-    Args:
-        start: The source model and the target's training data.
-        num_batches: Mini-batches to take pixels from, at most.
-
-    Returns:
-        The accuracies; ``None`` where the data have no labels, or are a single mini-batch.
+    The model is left with the adapted statistics. The pixels are of ``num_batches`` mini-batches at most; ``None``
+    where the data have no labels, or are a single mini-batch.
     """
     source, logits = _sample(start, num_batches)
     if len(source) < 2:
@@ -71,11 +95,10 @@ def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
 @torch.no_grad()
 def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None]:
     """Return pixels of the last feature map, in groups of images; and the same of the decoder's output, if it fits."""
-    in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
-    groups: list[list[Pixels]] = [[] for _ in range(min(GROUPS, in_all))]
-    logits = []
+    pixels, logits = [], []
     forward, model = ModelForward(start.model, ()), start.model
     with preserved_random_state():
+        in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
         loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
         batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
         for i, batch in enumerate(batches):
@@ -84,10 +107,11 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
                 return [], None
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
             features = model.extract_feat(data['inputs'])
-            groups[i % len(groups)].append(sample_pixels(features[-1], labels, PIXELS, i))
+            pixels.append(sample_pixels(features[-1], labels, PIXELS, i))
             if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
                 logits.append(sample_pixels(model.decode_head(features), labels, PIXELS, i))
-    return [_joined(group) for group in groups if group], _joined(logits) if logits else None
+    groups = [_joined(pixels[i::GROUPS]) for i in range(min(GROUPS, len(pixels)))]
+    return groups, _joined(logits) if logits else None
 
 
 def _joined(parts: Sequence[Pixels]) -> Pixels:
@@ -96,13 +120,9 @@ def _joined(parts: Sequence[Pixels]) -> Pixels:
 
 
 def sample_pixels(features: Tensor, labels: Tensor, per_image: int, seed: int) -> Pixels:
-    """Take labeled places of feature maps.
+    """Take so many places of each image of feature maps ``(N, C, H, W)``, or all that are labeled if fewer.
 
-    Args:
-        features: ``(N, C, H, W)``.
-        labels: ``(N, h, w)`` class ids; 255 is ignored. A place takes the label at its middle.
-        per_image: At most how many of each image.
-        seed: Of the choice.
+    A place takes the label at its middle, of class ids ``(N, h, w)``; 255 is ignored.
     """
     near = functional.interpolate(labels[:, None].double(), features.shape[-2:], mode='nearest-exact')[:, 0].long()
     generator = torch.Generator().manual_seed(seed)
@@ -114,12 +134,10 @@ def sample_pixels(features: Tensor, labels: Tensor, per_image: int, seed: int) -
     return _joined(picked)
 
 
-def probe_accuracy(parts: Sequence[Pixels], ridge: float = 1e-2) -> float:
+def probe_accuracy(parts: Sequence[Pixels]) -> float:
     """Return the balanced accuracy of linear read-outs, each fitted to all parts but one and judged on that one.
 
-    Args:
-        parts: Pixels of disjoint groups of images, at least two.
-        ridge: The strength of the penalty, relative to the features' variance.
+    The parts are pixels of disjoint groups of images.
 
     Raises:
         ValueError: There are fewer than two parts, or fewer than two classes.
@@ -132,19 +150,19 @@ def probe_accuracy(parts: Sequence[Pixels], ridge: float = 1e-2) -> float:
         classes = y.unique()
         if len(classes) < 2:
             raise ValueError('A probe needs at least two classes among the labels.')
-        weights, bias = _ridge(x, y, classes, ridge)
+        weights, bias = _ridge(x, y, classes)
         told.append(classes[(features @ weights + bias).argmax(1)])
     return balanced_accuracy(torch.cat(told), torch.cat([labels for _, labels in parts]))
 
 
-def _ridge(features: Tensor, labels: Tensor, classes: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def _ridge(features: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Fit class-balanced ridge regression of one-hot labels; return weights ``(C, K)`` and bias ``(K,)``."""
     onehot = (labels[:, None] == classes).double()
     weight = (onehot / onehot.sum(0)).sum(1) / len(classes)
     center, middle = weight @ features, weight @ onehot
     x, y = features - center, onehot - middle
     covariance = x.T @ (x * weight[:, None])
-    penalty = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    penalty = RIDGE * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
     solution = torch.linalg.solve(
         covariance + penalty * torch.eye(len(covariance), dtype=torch.float64), x.T @ (y * weight[:, None]))
     return solution, middle - center @ solution
@@ -153,3 +171,18 @@ def _ridge(features: Tensor, labels: Tensor, classes: Tensor, ridge: float) -> t
 def balanced_accuracy(told: Tensor, labels: Tensor) -> float:
     """Return the mean over the classes that occur of the share of their pixels that are told right."""
     return float(torch.stack([(told[labels == c] == c).double().mean() for c in labels.unique()]).mean())
+
+
+def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) -> str:
+    """Return the gap in one line: how large, of means or variances, where the largest; and the read-outs."""
+    means, variances = (sum(row[part] for row in rows) for part in ('mean_divergence', 'var_divergence'))
+    share = f', {means / (means + variances):.0%} of it from means' if means + variances else ''
+    stages = {row['stage']: median(r['divergence'] for r in rows if r['stage'] == row['stage']) for row in rows}
+    farthest = max(stages, key=stages.__getitem__)
+    line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
+            f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
+    if accuracies is None:
+        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
+    head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
+    return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
+            f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')
