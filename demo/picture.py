@@ -1,7 +1,5 @@
 """The demo's picture: what each model predicts, and what fine-tuning did to it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

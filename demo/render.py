@@ -7,8 +7,6 @@ colors and textures from one distribution.
     python -m demo.render work_dirs/demo/data --seed 0
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The demo's runs, mmseg's own train.py and test.py on this repository's configs, and how they are compared."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

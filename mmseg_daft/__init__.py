@@ -8,8 +8,6 @@ with MMEngine and MMSegmentation, where they are installed. In a config::
 The method itself, ``mmseg_daft.core``, is PyTorch alone and works without either.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import warnings

@@ -5,8 +5,6 @@ is heavy (torch, mmseg) is imported in ``run``, so that ``--help`` is there at o
 words as they are; those that its parser does not know are an error, unless the module sets ``PASSES_ON``.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import re

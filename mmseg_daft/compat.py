@@ -9,8 +9,6 @@
 None does anything where it is not needed. They run when ``mmseg_daft`` is imported, before anything imports mmseg.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from functools import wraps

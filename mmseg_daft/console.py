@@ -1,7 +1,5 @@
 """The console that commands print to, and silence for the libraries beneath them."""
 
-from __future__ import annotations
-
 import io
 import os
 import warnings

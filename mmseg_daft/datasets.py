@@ -1,7 +1,5 @@
 """Data sets that MMSegmentation lacks, CamVid (its issue 3601) and the demo's shapes, and two transforms of recipes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

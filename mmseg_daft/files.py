@@ -3,8 +3,6 @@
 The standard library alone: jobs on a cluster start without torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

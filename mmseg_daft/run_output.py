@@ -3,8 +3,6 @@
 The standard library alone: jobs on a cluster carry this module with them and start without torch.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

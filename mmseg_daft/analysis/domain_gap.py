@@ -9,8 +9,6 @@ read-outs of the features tell the target's pixels: of the features as they
 are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

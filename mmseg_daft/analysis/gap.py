@@ -5,8 +5,6 @@ regressed on their classes (ridge regression, classes weighted alike) and judged
 seen, by the mean over classes of the share of pixels that are told right.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

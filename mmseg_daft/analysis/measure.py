@@ -1,7 +1,5 @@
 """Run the models over the images of a split and measure: from a config and its runs to ``Findings``."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections import Counter

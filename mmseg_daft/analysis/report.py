@@ -5,8 +5,6 @@ pooled feature), ``pixel``, ``class`` (its pixels), ``stage`` (CKA) or ``layer``
 pixels are rows of counts, empty bins left out. Several such files, such as one for each seed, are averaged.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

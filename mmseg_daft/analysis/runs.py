@@ -1,7 +1,5 @@
 """The models of an analysis: the pre-trained one, the fine-tuned runs, and what their training began with."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Mapping

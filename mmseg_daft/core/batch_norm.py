@@ -1,7 +1,5 @@
 """Find the batch-norm layers to convert, and run a model in eval mode."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

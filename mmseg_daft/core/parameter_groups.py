@@ -4,8 +4,6 @@ Integrated LP-FT (Ha, Jeong, Lee, AAAI 2024, section "Integrating LP and FT") tr
 chosen rates. Few groups keep PyTorch's multi-tensor optimizer step whole, and their names label the rates in logs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draw random numbers without disturbing the global generators."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ A mini-batch is what the layer will normalize by in training: each rank's own fo
 for SyncBatchNorm. Every rank ends with what one process alone would have computed, to the bit for BatchNorm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 

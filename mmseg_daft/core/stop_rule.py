@@ -1,7 +1,5 @@
 """When a pass has seen enough mini-batches: the standard error of its statistics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The conversion taken apart, for ablations: which statistics it replaces, how far, and what it compensates."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -7,8 +7,6 @@ conversion, one training forward and memory. It reads a sample of the data;
 --full reads all of it, downloads weights and runs the full crop.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Whether a data set is there and whole, and whether its labels fit its classes."""
 
-from __future__ import annotations
-
 import copy
 import os
 import re

@@ -3,8 +3,6 @@
 The check of versions needs nothing but the standard library, so that it can say what is missing.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import importlib.metadata

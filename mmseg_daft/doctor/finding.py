@@ -1,7 +1,5 @@
 """What a check finds, and how checks run so that an error in one does not end the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum

@@ -1,7 +1,5 @@
 """Whether the parts of a config go together, and whether a training step with it runs and fits a GPU."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Whether the files that a model starts from are there, and match it."""
 
-from __future__ import annotations
-
 import os
 import urllib.request
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

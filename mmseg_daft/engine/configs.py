@@ -1,7 +1,5 @@
 """Read a config as a training does, and ask it for its hooks, its types and its data sets."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Convert an MMEngine model to the data of its training loader: what BNConversionHook and the commands call."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext

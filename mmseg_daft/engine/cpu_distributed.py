@@ -1,7 +1,5 @@
 """Distributed training on CPUs: what MMEngine's own wrapper does on GPUs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm

@@ -1,7 +1,5 @@
 """The pre-trained model's features of a few fixed images, kept small, and how far a model's are from them now."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An MMEngine optimizer-wrapper constructor that gives backbone and head a rate of their own."""
 
-from __future__ import annotations
-
 import difflib
 import gc
 import math

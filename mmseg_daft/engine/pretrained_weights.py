@@ -1,7 +1,5 @@
 """Which files a model starts from by ``init_cfg``, and how much of the model each of them fills."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

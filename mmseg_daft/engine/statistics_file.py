@@ -4,8 +4,6 @@ Written if the file is not there, used if it was written by this very pass, refu
 The format is safetensors; its metadata hold what the statistics depend on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

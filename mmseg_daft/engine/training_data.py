@@ -1,7 +1,5 @@
 """The training data: in one finite pass, through as much of the model as has to run, and what they are called."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """``init_cfg=dict(type='ZeroHead')``: zeros for a linear head; the backbone waits until the head has begun to form."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS

@@ -5,8 +5,6 @@
     mmseg-daft train configs/daft/…                # the copy, yours to edit
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import shutil

@@ -7,8 +7,6 @@ not repeated, and one that broke off is resumed from its last checkpoint. With -
 DIR/lpft, otherwise to work_dirs/CONFIG.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

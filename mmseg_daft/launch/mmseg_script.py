@@ -1,7 +1,5 @@
 """Run mmseg's own ``train.py`` or ``test.py`` in this process; without a GPU also as one of several processes."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import importlib.util

@@ -1,7 +1,5 @@
 """How the ranks of a Slurm step find one another, and nobody else's."""
 
-from __future__ import annotations
-
 import re
 import socket
 import subprocess

@@ -7,8 +7,6 @@
 All arguments are passed on to it. Several processes also work without a GPU.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script

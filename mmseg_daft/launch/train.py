@@ -6,8 +6,6 @@
 All arguments are passed on to it. Several processes also work without a GPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The image network of CLIP's RN50 and RN101, as a backbone for dense prediction."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any

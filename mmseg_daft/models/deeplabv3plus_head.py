@@ -1,7 +1,5 @@
 """The DeepLabv3+ decoder of the public PyTorch recipe that the paper's numbers fit."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ knows nothing but tensors and containers and takes no more memory than a few tim
 ``init_cfg`` names an archive as ``torchscript://`` and a path or an address.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math

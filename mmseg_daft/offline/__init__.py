@@ -1,7 +1,5 @@
 """What needs a config's model and training data, but no training: ``mmseg-daft convert`` and ``domain-gap``."""
 
-from __future__ import annotations
-
 import argparse
 
 

@@ -1,7 +1,5 @@
 """The pre-trained model and the training data of a config, without a runner."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from dataclasses import dataclass

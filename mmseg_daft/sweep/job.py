@@ -3,8 +3,6 @@
 The standard library alone, but for submitit where it runs: jobs carry this module with them and start without torch.
 """
 
-from __future__ import annotations
-
 import getpass
 import math
 import os

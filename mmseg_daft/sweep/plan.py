@@ -3,8 +3,6 @@
 Of the two, one selects by the held-out part of the training images, the other is reported.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import time

@@ -1,7 +1,5 @@
 """What a sweep shows, and what it writes: runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

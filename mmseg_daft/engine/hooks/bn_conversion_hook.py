@@ -1,7 +1,5 @@
 """An MMEngine hook that converts batch-norm layers to the target domain before training starts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any

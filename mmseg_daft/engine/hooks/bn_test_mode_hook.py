@@ -1,7 +1,5 @@
 """An MMEngine hook that keeps batch norm in eval mode while the model trains."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An MMEngine hook that saves a checkpoint and ends the run when a signal asks for it, as Slurm does before a limit."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """An MMEngine hook that ends a diverged run at once."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

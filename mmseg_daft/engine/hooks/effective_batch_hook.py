@@ -1,7 +1,5 @@
 """An MMEngine hook that compares a run's effective batch with the one that its rates are meant for."""
 
-from __future__ import annotations
-
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS

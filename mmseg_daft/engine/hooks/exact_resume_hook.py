@@ -1,7 +1,5 @@
 """An MMEngine hook with which a run that is killed at any moment and resumed ends as if nothing had happened."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An MMEngine hook that follows, during training, how far the features have moved from the pre-trained ones."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

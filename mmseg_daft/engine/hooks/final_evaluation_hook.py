@@ -1,7 +1,5 @@
 """An MMEngine hook that makes up for the evaluation of the final model where a kill cut it off."""
 
-from __future__ import annotations
-
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner

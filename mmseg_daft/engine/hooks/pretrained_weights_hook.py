@@ -1,7 +1,5 @@
 """An MMEngine hook that stops a training whose pre-trained weights did not match."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mmengine.hooks import Hook
