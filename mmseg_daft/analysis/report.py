@@ -188,7 +188,7 @@ def number_rows(findings: Findings) -> Iterator[dict[str, object]]:
             yield dict(where, measure=f'relative_change_{tensor.kind}', stage=tensor.stage, layer=tensor.layer,
                        value=value)
         for layer, drift in changes.drift.items():
-            for measure, value in drift._asdict().items():
+            for measure, value in zip(('mean', 'log_variance'), drift, strict=True):
                 yield dict(where, measure=f'bn_drift_{measure}', layer=layer, value=value)
 
 

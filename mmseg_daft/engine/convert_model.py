@@ -56,8 +56,7 @@ class ConversionRecord:
         shifts: How far the domain moved each converted layer, by name.
         dataset: The training data: class, length and place.
         seed: Of the pass's shuffling and augmentation.
-        num_images, num_batches: What was taken, all ranks together.
-        all_batches: Mini-batches of the whole pass, of which an early stop takes some.
+        num_images, num_batches, all_batches: What was taken, all ranks together, of how many mini-batches.
         seconds, pass_seconds: Wall time of all, and of the pass; ``None`` if its statistics were in a file.
         waited: Seconds of the pass in which this process waited for the next mini-batch to be loaded.
     """
@@ -79,21 +78,16 @@ class ConversionRecord:
         farthest = max(self.shifts, key=lambda name: self.shifts[name].mean_shift)
         mean_shift = fmean(shift.mean_shift for shift in self.shifts.values())
         var_ratio = exp(fmean(shift.log_var_ratio for shift in self.shifts.values()))
-        batches = str(self.num_batches) if self.num_batches == self.all_batches else (
-            f'{self.num_batches} of {self.all_batches}')
-        if self.pass_seconds is None:
-            timing = 'no pass: its statistics were in a file'
-        else:
-            bottleneck = 'data loading, see num_workers' if 2 * self.waited > self.pass_seconds else 'computing'
-            timing = (f'time of the pass: {self.waited:.1f} of {self.pass_seconds:.1f} s waiting for data; '
-                      f'the bottleneck was {bottleneck}')
+        batches = ' of '.join(map(str, dict.fromkeys([self.num_batches, self.all_batches])))
+        timing = 'no pass: its statistics were in a file' if self.pass_seconds is None else (
+            f'time of the pass: {self.waited:.1f} of {self.pass_seconds:.1f} s waiting for data; the bottleneck was '
+            f'{"data loading, see num_workers" if 2 * self.waited > self.pass_seconds else "computing"}')
         return '\n'.join([
             self.report.summary(),
             *(f'  left: {name}: {reason}' for name, reason in self.report.left.items()),
             *(f'  not the paper\'s conversion: {words}' for words in filter(None, [str(self.settings.variant)])),
-            f'  target data: {self.num_images} images in {batches} mini-batches of {self.dataset}, '
-            f'{self.seconds:.1f} s',
-            f'  {timing}',
+            f'  target data: {self.num_images} images in {batches} mini-batches of {self.dataset}',
+            f'  {self.seconds:.1f} s; {timing}',
             f'  domain: means moved by {mean_shift:.2f} source standard deviations on average, most in {farthest} '
             f'({self.shifts[farthest].mean_shift:.2f}); variances by a factor of {var_ratio:.2f}'])
 
@@ -159,9 +153,8 @@ def convert_model(
                 tolerance=settings.tolerance, allow_untrained=settings.allow_untrained, variant=settings.variant,
                 statistics=stored and stored.statistics, stop=settings.stop, ranks=ranks)
     taken, images = loader.taken()
-    facts = stored.facts if stored else dict(
-        num_images=images, num_batches=loader.rounds if joint else taken,
-        all_batches=len(loader) if joint else loader.num_batches)
+    facts = stored.facts if stored else dict(num_images=images, num_batches=loader.rounds if joint else taken,
+                                             all_batches=len(loader) if joint else loader.num_batches)
     if settings.statistics and not stored:
         write_statistics(file, report.statistics, facts, identity)
     shifts = {name: statistics_shift(

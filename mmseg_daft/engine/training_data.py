@@ -28,12 +28,10 @@ class TargetLoader:
         loader: The training loader, read for its data set, batch size, workers and collation.
         seed: Of shuffling and augmentation.
         num_batches: How many mini-batches to take over all ranks; ``None`` for all, the last one possibly short.
-        rank, world_size: This process, and how many share the pass.
 
     Attributes:
         num_batches: Mini-batches over all ranks.
-        seconds: Wall time of the last iteration.
-        waited: Seconds of it that were spent waiting for data, the start of the workers included.
+        seconds, waited: Wall time of the last iteration, and how much of it was spent waiting for data.
         rounds: Rounds that it went through: all, unless it was left early.
 
     Raises:
