@@ -27,13 +27,8 @@ MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc')
 
 
 def read(path: str, options: list[str]) -> Config:
-    """Read a method's config with the sweep's options; raise ``SystemExit`` where they do not fit or it has epochs."""
-    try:
-        cfg = read_config(path, options)
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SystemExit(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error}).') from error
+    """Read a method's config with the sweep's options, as ``read_config``; raise ``SystemExit`` if it has epochs."""
+    cfg = read_config(path, options)
     if (cfg.get('train_cfg') or {}).get('max_iters') is None:
         raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
                          'max_iters=…, val_interval=…), and schedules with by_epoch=False.')

@@ -22,6 +22,7 @@ from support.sweep_runs import write_methods
 
 from mmseg_daft import cli
 from mmseg_daft.console import make_console
+from mmseg_daft.engine.configs import ConfigError
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
@@ -341,7 +342,7 @@ def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
 def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_path):
     small(VOC, tmp_path, voc_root).dump(tmp_path / 'ft.py')
     for option in ('foo', 'train_cfg.max_iters.x=1'):
-        with pytest.raises(SystemExit, match=f'--cfg-options {option}: not KEY=VALUE of'):
+        with pytest.raises(ConfigError, match=f'--cfg-options {option}: not KEY=VALUE of'):
             plan.read(str(tmp_path / 'ft.py'), [option])
     Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3))).dump(tmp_path / 'x.py')
     with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
