@@ -89,7 +89,8 @@ def test_the_page_of_camvid_s_two_gaps_is_what_is_said_of_them():
         assert summary(case['layers'], Accuracies(**case['accuracies'])) == case['summary']
     medians = [f'{median(row["divergence"] for row in case["layers"]):.2f}' for case in cases.values()]
     assert f'nats | {" | ".join(medians)} |' in page
-    for name, label in (('source', '9 %)'), ('adapted', 'with adapted statistics'), ('head', "by the source model's own decoder")):
+    labels = dict(source='9 %)', adapted='with adapted statistics', head="by the source model's own decoder")
+    for name, label in labels.items():
         shares = [f'{100 * case["accuracies"][name]:.0f} %' for case in cases.values()]
         assert f'{label} | {" | ".join(shares)} |' in page
 
