@@ -53,9 +53,9 @@ def description() -> str:
 
 # An SPDX expression has a field of its own since setuptools 77; it excludes the classifier, which came before.
 if int(setuptools_version.split('.')[0]) >= 77:
-    licence, licence_classifier = dict(license_expression='Apache-2.0'), []
+    license, license_classifier = dict(license_expression='Apache-2.0'), []
 else:
-    licence, licence_classifier = dict(license='Apache-2.0'), ['License :: OSI Approved :: Apache Software License']
+    license, license_classifier = dict(license='Apache-2.0'), ['License :: OSI Approved :: Apache Software License']
 
 TEST = [
     'hypothesis', 'pytest',
@@ -74,7 +74,7 @@ setup(
     long_description_content_type='text/markdown',
     author='mmseg_daft contributors',
     keywords=['semantic segmentation', 'fine-tuning', 'domain adaptation', 'batch normalization', 'MMSegmentation'],
-    **licence,
+    **license,
     license_files=['LICENSE'],
     packages=find_packages(include=['mmseg_daft', 'mmseg_daft.*']),
     package_data={'mmseg_daft': ['py.typed', 'analysis/*.j2']},
@@ -97,7 +97,7 @@ setup(
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
-        *licence_classifier,
+        *license_classifier,
         'Operating System :: POSIX :: Linux',
         'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3 :: Only',

@@ -26,7 +26,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run every way once in every repeat, in turn, after a round to warm up; the first is what others are divided by.
 
-    A ratio is taken within a repeat, between neighbours, so what slows the machine for longer than that cancels.
+    A ratio is taken within a repeat, between neighbors, so what slows the machine for longer than that cancels.
     On a CPU it is one of processor time, which other jobs on the machine disturb less than wall time.
 
     Args:

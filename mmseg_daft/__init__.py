@@ -40,8 +40,9 @@ def _is_command_line() -> bool:
 
     A worker process that they spawn is not, though it inherits their arguments.
     """
-    module = sys.argv[0] == '-m' and ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
-    return (module or Path(sys.argv[0]).name == 'mmseg-daft') and parent_process() is None
+    script = sys.argv[0] if sys.argv else ''
+    module = script == '-m' and ('-m', 'mmseg_daft') in pairwise(sys.orig_argv)
+    return (module or Path(script).name == 'mmseg-daft') and parent_process() is None
 
 
 def __getattr__(name: str) -> Any:

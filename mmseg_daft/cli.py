@@ -71,9 +71,9 @@ def _run(name: str, words: list[str]) -> int:
             raise
         raise SystemExit(f'mmseg-daft {name} needs {error.name}, which is not installed: '
                          f"pip install 'mmseg-daft[{EXTRAS[error.name]}]'") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f'mmseg-daft {name}: interrupted.') from None
     except ValueError as error:
-        from mmseg_daft.engine.configs import ConfigError  # only here, as it imports MMEngine
-
-        if isinstance(error, ConfigError):
-            raise SystemExit(str(error)) from error
-        raise
+        if type(error).__name__ != 'ConfigError':  # by name: its module imports MMEngine
+            raise
+        raise SystemExit(str(error)) from error

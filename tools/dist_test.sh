@@ -4,4 +4,4 @@
 # Ports, nodes and machines without a GPU as in dist_train.sh.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-SCRIPT=test.py exec "$(dirname "${BASH_SOURCE[0]}")/dist_train.sh" "$1" "$3" "$2" "${@:4}"
+MMSEG_DAFT_SCRIPT=test.py exec "$(dirname "${BASH_SOURCE[0]}")/dist_train.sh" "$1" "$3" "$2" "${@:4}"

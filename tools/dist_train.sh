@@ -14,4 +14,4 @@ else
               --master_port="${PORT:-29500}")
 fi
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$gpus" \
-  "$(dirname "${BASH_SOURCE[0]}")/${SCRIPT:-train.py}" "$config" --launcher pytorch "$@"
+  "$(dirname "${BASH_SOURCE[0]}")/${MMSEG_DAFT_SCRIPT:-train.py}" "$config" --launcher pytorch "$@"

@@ -31,18 +31,18 @@ if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
   resume=()
 fi
 
-signalled='' sent=''
-trap 'signalled=${signalled:-$SECONDS}' USR2
+signaled='' sent=''
+trap 'signaled=${signaled:-$SECONDS}' USR2
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
   "${PYTHON:-python}" -u "$root/tools/train.py" "$1" --launcher slurm "${resume[@]}" "${@:2}" &
 step=$! started=$SECONDS
 status=''
 while kill -0 "$step" 2> /dev/null; do
   # srun passes the signal on to every task; in its first moments it would die of it.
-  if [ -n "$signalled" ] && [ -z "$sent" ] && [ $((SECONDS - started)) -ge 5 ]; then
+  if [ -n "$signaled" ] && [ -z "$sent" ] && [ $((SECONDS - started)) -ge 5 ]; then
     kill -USR2 "$step" && sent=1
   fi
-  if [ -n "$signalled" ] && [ $((SECONDS - signalled)) -ge "$patience" ]; then
+  if [ -n "$signaled" ] && [ $((SECONDS - signaled)) -ge "$patience" ]; then
     echo "slurm_requeue: no checkpoint within $patience s; the job will resume from an earlier one" >&2
     status=75
     break
@@ -50,7 +50,7 @@ while kill -0 "$step" 2> /dev/null; do
   sleep 1
 done
 [ -n "$status" ] || { status=0; wait "$step" || status=$?; }
-[ -n "$signalled" ] && [ "$status" != 0 ] || exit "$status"
+[ -n "$signaled" ] && [ "$status" != 0 ] || exit "$status"
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "$most_requeues" ]; then
   echo "slurm_requeue: requeued $SLURM_RESTART_COUNT times already; MAX_REQUEUES=… allows more" >&2
   exit "$status"

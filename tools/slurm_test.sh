@@ -4,4 +4,4 @@
 # GPUS, GPUS_PER_NODE, CPUS_PER_TASK, SRUN_ARGS, PORT, DEVICE and PYTHON as in slurm_train.sh.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-SCRIPT=test.py exec "$(dirname "${BASH_SOURCE[0]}")/slurm_train.sh" "$@"
+MMSEG_DAFT_SCRIPT=test.py exec "$(dirname "${BASH_SOURCE[0]}")/slurm_train.sh" "$@"

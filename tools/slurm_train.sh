@@ -12,10 +12,10 @@ gpus=${GPUS:-4}
 per_node=${GPUS_PER_NODE:-$((gpus < 4 ? gpus : 4))}
 gres=(--gres="gpu:$per_node")
 [ "${DEVICE:-gpu}" != cpu ] || gres=()
-words=$(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}") ||  # honours quotes
+words=$(xargs -n 1 printf '%s\n' <<< "${SRUN_ARGS:-}") ||  # honors quotes
   { echo "SRUN_ARGS=${SRUN_ARGS}: a quote in it has no end" >&2; exit 2; }
 mapfile -t srun_args < <(sed '/^$/d' <<< "$words")
 [ -z "${PORT:-}" ] || export MASTER_PORT=$PORT
 exec srun -p "$partition" --job-name="$job" "${gres[@]}" --ntasks="$gpus" --ntasks-per-node="$per_node" \
   --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${srun_args[@]}" \
-  "${PYTHON:-python}" -u "$tools/${SCRIPT:-train.py}" "$config" --launcher slurm "$@"
+  "${PYTHON:-python}" -u "$tools/${MMSEG_DAFT_SCRIPT:-train.py}" "$config" --launcher slurm "$@"

@@ -1,4 +1,4 @@
 # Ablation on Cityscapes from MoCo-v2: integrated LP-FT, that is DAFT without the conversion: two rates alone.
-#   python tools/train.py configs/ablation/integrated-lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
+#   mmseg-daft train configs/ablation/integrated-lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
 _base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py'
 optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.03, head_lr=0.3))

@@ -1,5 +1,5 @@
 # DAFT on Cityscapes from CLIP.
-#   python tools/train.py configs/daft/daft_deeplabv3plus_r50-clip_b16-30k_cityscapes-768x768.py
+#   mmseg-daft train configs/daft/daft_deeplabv3plus_r50-clip_b16-30k_cityscapes-768x768.py
 _base_ = '../ft/ft_deeplabv3plus_r50-clip_b16-30k_cityscapes-768x768.py'
 custom_hooks = [dict(type='BNConversionHook')]
 # Ours: the paper sweeps backbone_lr, then head_lr, and does not say which ones won.

@@ -1,5 +1,5 @@
 # DAFT from CamVid's day to its dusk with a linear head, which starts at zero.
-#   python tools/train.py configs/daft/daft_linear_r18-day_b8-200_camvid-dusk-160x160.py
+#   mmseg-daft train configs/daft/daft_linear_r18-day_b8-200_camvid-dusk-160x160.py
 _base_ = '../ft/ft_linear_r18-day_b8-200_camvid-dusk-160x160.py'
 model = dict(decode_head=dict(init_cfg=dict(type='ZeroHead')))
 custom_hooks = [dict(type='BNConversionHook')]

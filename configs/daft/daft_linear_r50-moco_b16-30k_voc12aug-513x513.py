@@ -1,5 +1,5 @@
 # DAFT on VOC 2012 aug from MoCo-v2 with a linear head, which starts at zero.
-#   python tools/train.py configs/daft/daft_linear_r50-moco_b16-30k_voc12aug-513x513.py
+#   mmseg-daft train configs/daft/daft_linear_r50-moco_b16-30k_voc12aug-513x513.py
 _base_ = '../ft/ft_linear_r50-moco_b16-30k_voc12aug-513x513.py'
 model = dict(decode_head=dict(init_cfg=dict(type='ZeroHead')))
 custom_hooks = [dict(type='BNConversionHook')]

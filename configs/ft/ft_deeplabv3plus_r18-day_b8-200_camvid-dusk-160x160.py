@@ -1,5 +1,5 @@
 # FT from CamVid's day to its dusk; first train the source model (configs/source).
-#   CAMVID_ROOT=/path/to/camvid python tools/train.py configs/ft/ft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
+#   CAMVID_ROOT=/path/to/camvid mmseg-daft train configs/ft/ft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r18-day.py', '../_base_/datasets/camvid_dusk.py',
     '../_base_/schedules/poly_200.py', '../_base_/default_runtime.py']

@@ -1,6 +1,6 @@
 # FT from the shapes' source domain to their target domain; `make demo` runs it.
 # By hand: render the data (python -m demo.render work_dirs/demo/data), train the source model (configs/source), then
-#   python tools/train.py configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
+#   mmseg-daft train configs/ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r18_half-shapes.py', '../_base_/datasets/shapes_target.py',
     '../_base_/schedules/poly_200.py', '../_base_/default_runtime.py']

@@ -1,5 +1,5 @@
 # FT on Cityscapes from MoCo-v2, output stride 8.
-#   python tools/train.py configs/ft/ft_deeplabv3plus_r50-d8-moco_b16-30k_cityscapes-768x768.py
+#   mmseg-daft train configs/ft/ft_deeplabv3plus_r50-d8-moco_b16-30k_cityscapes-768x768.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r50-d8-moco.py', '../_base_/datasets/cityscapes.py',
     '../_base_/schedules/poly_30k.py', '../_base_/default_runtime.py']

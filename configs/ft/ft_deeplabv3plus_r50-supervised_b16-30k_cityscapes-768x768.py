@@ -1,5 +1,5 @@
 # FT on Cityscapes from supervised ImageNet weights.
-#   python tools/train.py configs/ft/ft_deeplabv3plus_r50-supervised_b16-30k_cityscapes-768x768.py
+#   mmseg-daft train configs/ft/ft_deeplabv3plus_r50-supervised_b16-30k_cityscapes-768x768.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r50-supervised.py', '../_base_/datasets/cityscapes.py',
     '../_base_/schedules/poly_30k.py', '../_base_/default_runtime.py']

@@ -1,5 +1,5 @@
 # FT on VOC 2012 aug from supervised ImageNet weights.
-#   python tools/train.py configs/ft/ft_deeplabv3plus_r50-supervised_b16-30k_voc12aug-513x513.py
+#   mmseg-daft train configs/ft/ft_deeplabv3plus_r50-supervised_b16-30k_voc12aug-513x513.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r50-supervised.py', '../_base_/datasets/voc12_aug.py',
     '../_base_/schedules/poly_30k.py', '../_base_/default_runtime.py']

@@ -1,5 +1,5 @@
 # FT on VOC 2012 aug from SwAV.
-#   python tools/train.py configs/ft/ft_deeplabv3plus_r50-swav_b16-30k_voc12aug-513x513.py
+#   mmseg-daft train configs/ft/ft_deeplabv3plus_r50-swav_b16-30k_voc12aug-513x513.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r50-swav.py', '../_base_/datasets/voc12_aug.py',
     '../_base_/schedules/poly_30k.py', '../_base_/default_runtime.py']

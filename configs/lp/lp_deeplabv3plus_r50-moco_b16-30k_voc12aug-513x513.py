@@ -1,5 +1,5 @@
-# LP on VOC 2012 aug from MoCo-v2; paper: 75.85 mIoU: the backbone frozen and in test mode, the head trained.
-#   python tools/train.py configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
+# LP on VOC 2012 aug from MoCo-v2; paper: 75.85 mIoU: the backbone frozen and in eval mode, the head trained.
+#   mmseg-daft train configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
 _base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 model = dict(backbone=dict(frozen_stages=4, norm_eval=True))
 # Ours: the paper does not say which rate won.

@@ -1,7 +1,7 @@
-# LP-FT from CamVid's day to its dusk: from the head of LP, all batch norm in test mode, a small rate. Both stages:
-#   python tools/lpft.py configs/lp/lp_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py configs/lpft/lpft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
+# LP-FT from CamVid's day to its dusk: from the head of LP, all batch norm in eval mode, a small rate. Both stages:
+#   mmseg-daft lpft configs/lp/lp_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py configs/lpft/lpft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
 # The second alone, once the first is done:
-#   python tools/train.py configs/lpft/lpft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
+#   mmseg-daft train configs/lpft/lpft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py
 _base_ = '../ft/ft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 model = dict(
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160/iter_200.pth'),

@@ -1,7 +1,7 @@
-# LP-FT from the shapes' source domain to their target domain: from the head of LP, all batch norm in test mode, a small rate. Both stages:
-#   python tools/lpft.py configs/lp/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
+# LP-FT from the shapes' source domain to their target domain: from the head of LP, all batch norm in eval mode, a small rate. Both stages:
+#   mmseg-daft lpft configs/lp/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
 # The second alone, once the first is done:
-#   python tools/train.py configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
+#   mmseg-daft train configs/lpft/lpft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py
 _base_ = '../ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 model = dict(
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96/iter_200.pth'),

@@ -1,7 +1,7 @@
-# LP-FT on Cityscapes from MoCo-v2; paper: 66.41 mIoU: from the head of LP, all batch norm in test mode, a small rate. Both stages:
-#   python tools/lpft.py configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
+# LP-FT on Cityscapes from MoCo-v2; paper: 66.41 mIoU: from the head of LP, all batch norm in eval mode, a small rate. Both stages:
+#   mmseg-daft lpft configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
 # The second alone, once the first is done:
-#   python tools/train.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
+#   mmseg-daft train configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
 _base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py'
 model = dict(
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768/iter_30000.pth'),

@@ -1,7 +1,7 @@
-# LP-FT on VOC 2012 aug from MoCo-v2; paper: 77.13 mIoU: from the head of LP, all batch norm in test mode, a small rate. Both stages:
-#   python tools/lpft.py configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
+# LP-FT on VOC 2012 aug from MoCo-v2; paper: 77.13 mIoU: from the head of LP, all batch norm in eval mode, a small rate. Both stages:
+#   mmseg-daft lpft configs/lp/lp_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
 # The second alone, once the first is done:
-#   python tools/train.py configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
+#   mmseg-daft train configs/lpft/lpft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
 _base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 model = dict(
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513/iter_30000.pth'),

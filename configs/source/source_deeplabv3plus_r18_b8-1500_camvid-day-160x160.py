@@ -1,5 +1,5 @@
 # The source model of the day-to-dusk task: trained from scratch on CamVid's day recordings.
-#   CAMVID_ROOT=/path/to/camvid python tools/train.py configs/source/source_deeplabv3plus_r18_b8-1500_camvid-day-160x160.py
+#   CAMVID_ROOT=/path/to/camvid mmseg-daft train configs/source/source_deeplabv3plus_r18_b8-1500_camvid-day-160x160.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r18.py', '../_base_/datasets/camvid_day.py',
     '../_base_/schedules/poly_1500.py', '../_base_/default_runtime.py']

@@ -1,5 +1,5 @@
 # The source model of the demo: trained from scratch on the shapes' source domain. `make demo` runs it.
-#   python tools/train.py configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py
+#   mmseg-daft train configs/source/source_deeplabv3plus_r18_b8-700_shapes-source-96x96.py
 _base_ = [
     '../_base_/models/deeplabv3plus_r18_half.py', '../_base_/datasets/shapes_source.py',
     '../_base_/schedules/poly_700.py', '../_base_/default_runtime.py']

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit status."""
     try:
         _measure(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f'mmseg-daft domain-gap: {error}', file=sys.stderr)
         return 1
     return 0
@@ -42,6 +42,7 @@ def _measure(args: argparse.Namespace) -> None:
         raise ValueError('--probe-batches has to be at least 1.')
     try:
         other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
+        _ = [(row['layer'], row['divergence']) for row in other or ()]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f'{args.compare} is not the gap.json of another report.') from error
     import mmseg_daft
@@ -49,7 +50,7 @@ def _measure(args: argparse.Namespace) -> None:
     mmseg_daft.register()
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
     from mmseg_daft.analysis.gap import measure_accuracies, measure_layers, summary
-    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
+    from mmseg_daft.analysis.report import refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
     from mmseg_daft.files import write_atomically
     from mmseg_daft.offline.start import read_start
@@ -71,7 +72,6 @@ def _measure(args: argparse.Namespace) -> None:
     write_csv(out / 'gap.csv', list(rows[0]), rows)
     with figure_style():
         save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
-    write_atomically(out / MADE_FROM, made_from)
     console = make_console()
     keys = ('mean_shift', 'log_var_ratio', 'divergence', 'mean_divergence', 'var_divergence')
     print_table(

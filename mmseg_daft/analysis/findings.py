@@ -173,7 +173,6 @@ class DistortionMeter:
                     self.class_distance[class_].add(distance[mine], image)
                     record.class_pixels[class_] = int(mine.sum())
                     record.class_cosine[class_] = float(cosine[mine].mean())
-        self.images.sort(key=lambda record: record.number)
 
     def histograms(self) -> list[PixelHistogram]:
         """Return all histograms, in a fixed order."""

@@ -38,7 +38,7 @@ _OF_FEATURES = {'cosine': ('image', 'cosine_similarity'), 'l2': ('image', 'l2_di
 
 
 def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
-    """Check that a folder holds no such report, or one that was made from the same config, models and data.
+    """Claim a folder for a report; it may hold one that was made from the same config, models and data.
 
     Raises:
         ValueError: It holds a report of something else.
@@ -46,8 +46,9 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
     before = read_json(folder / MADE_FROM) or {}
     other = [key for key in made_from if before.get(key) != made_from[key]]
     if other and (folder / report).exists():
-        raise ValueError(f'{folder} holds a report of another {other[0]} ({before.get(other[0], "unknown")}, not '
-                         f'{made_from[other[0]]}). Name another folder with --out.')
+        raise ValueError(f'{folder} holds another report: it differs in {", ".join(other)}. Name another folder with '
+                         '--out, or remove this one.')
+    write_atomically(folder / MADE_FROM, dict(made_from))
 
 
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
@@ -144,11 +145,11 @@ def show_findings(console: Console, findings: Findings, last_stage_only: bool = 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write columns of rows as CSV, with empty cells for what a row lacks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, columns, restval='', extrasaction='ignore', lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval='', extrasaction='ignore', lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def number_rows(findings: Findings) -> Iterator[dict[str, object]]:

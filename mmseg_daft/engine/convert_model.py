@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from math import exp
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +23,7 @@ from mmseg_daft.core.ranks import current_ranks
 from mmseg_daft.core.shift import AverageShift, statistics_shift
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import ConversionVariant
-from mmseg_daft.engine.statistics_file import pass_identity, read_statistics, write_statistics
+from mmseg_daft.engine.statistics_file import pass_identity, read_statistics, statistics_path, write_statistics
 from mmseg_daft.engine.training_data import ModelForward, describe_dataset, target_loader
 
 RECORD = 'bn_conversion'
@@ -139,10 +138,10 @@ def convert_model(
                              f'{loader.num_batches} are no multiple of {ranks.world_size}. Set num_batches to one.')
         stored = None
         if settings.statistics:
-            file = Path(settings.statistics.replace('{seed}', str(seed)))
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
                            by_batch=not settings.variant.compensate)
             identity = pass_identity(forward, layers, decided, cfg, len(dataloader.dataset), precision)
+            file = statistics_path(settings.statistics, identity)
             stored = read_statistics(file, identity, ranks)
         if stored:
             loader = target_loader(dataloader, seed, min(loader.num_batches, ranks.world_size if ranks else 1), ranks)

@@ -45,6 +45,12 @@ class StoredPass(NamedTuple):
     facts: dict[str, int]
 
 
+def statistics_path(name: str, identity: Mapping[str, str]) -> Path:
+    """Return the path of a file; in its name ``{seed}`` stands for the seed, ``{pass}`` for a hash of the identity."""
+    digest = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:16]
+    return Path(name.replace('{seed}', identity['seed']).replace('{pass}', digest))
+
+
 def read_statistics(path: Path, identity: Mapping[str, str], ranks: Ranks | None) -> StoredPass | None:
     """Return what a file keeps, ``None`` if there is no file. The first rank reads, for all.
 

@@ -1,6 +1,6 @@
 """List the shipped configs, or copy one with all that it inherits from, so that it trains where it lies.
 
-    mmseg-daft configs list [WORD ...]             # those with all WORDs
+    mmseg-daft configs [list [WORD ...]]           # all, or those with all WORDs
     mmseg-daft configs copy CONFIG [DIR]           # to DIR, or to ./configs
     mmseg-daft train configs/daft/…                # the copy, yours to edit
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both subcommands."""
-    commands = parser.add_subparsers(metavar='list | copy', required=True)
+    commands = parser.add_subparsers(metavar='list | copy')
+    parser.set_defaults(act=list_configs, filters=[])
     listing = commands.add_parser('list', help='names, and a line about each')
     listing.add_argument('filters', metavar='WORD', nargs='*', help='a part of the name or of the line, in any case')
     listing.set_defaults(act=list_configs)

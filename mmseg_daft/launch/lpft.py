@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmseg_daft.run_output import final_checkpoint, final_metrics
+from mmseg_daft.run_output import final_checkpoint, final_metrics, tool
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
 
@@ -79,7 +79,7 @@ def _run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: lis
     command = [sys.executable]
     if gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(gpus)]
-    command += ['-m', 'mmseg_daft', 'train', str(config), '--resume', '--work-dir', str(work_dir),
+    command += [tool('train.py'), str(config), '--resume', '--work-dir', str(work_dir),
                 '--launcher', 'pytorch' if gpus > 1 else 'none', *(['--cfg-options', *options] if options else [])]
     print(f'{title}: {shlex.join(command)}', flush=True)
     status = subprocess.run(command).returncode

@@ -3,7 +3,7 @@
     mmseg-daft train CONFIG [--work-dir DIR] [--resume] [--cfg-options K=V ...]
     torchrun --nproc_per_node 2 -m mmseg_daft train CONFIG --launcher pytorch
 
-All arguments are passed on to it. Several processes also work without a GPU.
+All arguments but --check-work-dir are passed on to it. Several processes also work without a GPU.
 """
 
 import argparse

@@ -32,11 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert.
+    """Convert; refuse in a sentence what cannot be."""
+    try:
+        _convert(args)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        raise SystemExit(f'mmseg-daft convert: {error}') from error
+    return 0
 
-    Raises:
-        SystemExit: OUT is there, a file is missing, or the checkpoint was converted before or does not fit.
-    """
+
+def _convert(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; name another file, or replace it with --overwrite.')
     import torch
@@ -61,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     print(record.summary())
     print(f'Written to {args.out}. Fine-tune from it with --cfg-options load_from={args.out} and without '
           'BNConversionHook.')
-    return 0
 
 
 def converted_content(content: dict[str, Any], start: Start, record: ConversionRecord) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest='subcommand', metavar='plan|run|status|collect', required=True)
     here = {}
     for name, text in dict(plan='fix what is swept, and show it', run='train what is due, until all is done',
-                           status='show how far it is', collect='write table, curves and commands').items():
+                           status='show how far the sweep is', collect='write table, curves and commands').items():
         here[name] = commands.add_parser(name, help=text, description=text.capitalize() + '.')
         here[name].add_argument('folder', metavar='DIR', type=Path, help='the sweep: all its files are in here')
     plan, run = here['plan'], here['run']
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument('--held-out', type=float, default=0.1, metavar='PART',
                       help='part of train that selects (default: 0.1)')
     plan.add_argument('--held-out-by', choices=('image', 'folder', 'block'), default='',
-                      help='what of it stays together (default: cities of Cityscapes, a stretch of a CamVid '
+                      help='which images are held out together (default: cities of Cityscapes, a stretch of a CamVid '
                       'recording, else single images)')
     plan.add_argument('--held-out-seed', type=int, default=0, metavar='N', help='selects the part (default: 0)')
     plan.add_argument('--select-seeds', type=int, nargs='+', default=[0], metavar='N',
@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help='of one machine; they share the batch. 0: the CPU (default: 1)')
     plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
-    plan.add_argument('--probe', type=int, default=0, metavar='N', help='time N iterations of each method; GPU hours')
+    plan.add_argument('--probe', type=int, default=0, metavar='N',
+                      help='train each method for N iterations first, to estimate the GPU hours')
     for command in (plan, run):
         command.add_argument('--executor', choices=('slurm', 'local', 'debug'), default='local',
                              help='Slurm arrays, processes here (default), or this process')
@@ -85,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
     run.add_argument('--interval', type=float, metavar='SECONDS',
                      help='between two looks at the folder (default: 2; on Slurm 15)')
-    here['status'].add_argument('--watch', action='store_true', help='again and again')
+    here['status'].add_argument('--watch', action='store_true', help='show it again every 5 seconds')
 
 
 def run(args: argparse.Namespace) -> int:

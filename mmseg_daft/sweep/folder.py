@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_daft.files import read_json, write_atomically
-from mmseg_daft.run_output import final_checkpoint
+from mmseg_daft.run_output import final_checkpoint, tool
 from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking
 
 CODE = Path(__file__).resolve().parents[1]
@@ -238,7 +238,7 @@ class SweepFolder:
         return [*self._command('train', run, '--resume', '--work-dir', str(work_dir)), '--cfg-options', *options]
 
     def _command(self, name: str, run: Run, *words: str) -> list[str]:
-        command = ['-m', 'mmseg_daft', name, str(self.frozen_config(run.method, run.stage)), *words]
+        command = [tool(f'{name}.py'), str(self.frozen_config(run.method, run.stage)), *words]
         if self.gpus_per_run > 1:
             torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(self.gpus_per_run)]
             command = [*torchrun, *command, '--launcher', 'pytorch']

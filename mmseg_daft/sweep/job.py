@@ -259,11 +259,11 @@ class Executor:
     def submit(self, runs: Sequence[RunFolder]) -> None:
         """Submit runs; on Slurm as one array, of which it takes all or none (submitit's ``FailedJobError``)."""
         jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
+        if self.kind != 'slurm':
+            self.tickets.update({job.folder: job.ticket for job in jobs})
         started = self._start_array(jobs) if self.kind == 'slurm' else map(self._start, jobs)
         for run, job, one in zip(runs, jobs, started, strict=True):
             run.submitted(one.job_id, self.kind, job.ticket)
-            if self.kind != 'slurm':
-                self.tickets[run.path] = job.ticket
             if self.kind == 'debug':
                 one.exception()  # runs it; a failure is in the run's folder
 
@@ -339,5 +339,6 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     held = [job for job, _, reason, name in lines
             if reason == 'launch failed requeued held' and name.startswith(JOB_NAME)]
     if held and cancel_held:
-        subprocess.run(['scancel', *held], capture_output=True, timeout=60)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(['scancel', *held], capture_output=True, timeout=60)
     return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}

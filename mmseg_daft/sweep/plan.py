@@ -52,7 +52,6 @@ def freeze(folder: SweepFolder) -> None:
         select_by_held_out(folder, cfg)
         for stage, frozen in ((REPORT, report), ('step1', cfg)):
             path = folder.frozen_config(method, stage)
-            share_statistics(folder, path.stem, frozen)
             write_atomically(path, frozen.pretty_text)
 
 
@@ -88,21 +87,17 @@ def metrics_of(evaluator: Any) -> set[str] | None:
 
 
 def prepare(folder: SweepFolder, cfg: Config) -> None:
-    """Let a config validate once, at its end, carry a sweep's hooks, and divide its batch by the GPUs."""
+    """Let a config validate once, at its end, carry a sweep's hooks, share statistics, and divide its batch."""
     cfg.train_cfg.val_interval = folder.sweep.iterations
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
     hooks.update({name: dict(type=hook) for name, hook in HOOKS.items() if hook not in present})
+    if conversion := hook_of(cfg, 'BNConversionHook'):
+        conversion.setdefault('statistics', f'{folder.path.resolve()}/statistics/{{pass}}.safetensors')
     size, gpus = cfg.train_dataloader.batch_size, max(1, folder.gpus_per_run)
     if size % gpus:
         raise SystemExit(f'{size} images cannot be shared by {gpus} GPUs: name a divisor by --gpus-per-run.')
     cfg.train_dataloader.batch_size = size // gpus
-
-
-def share_statistics(folder: SweepFolder, name: str, cfg: Config) -> None:
-    """Let the conversions of all runs with a config, seed by seed, share one pass over the data."""
-    if hook := hook_of(cfg, 'BNConversionHook'):
-        hook.setdefault('statistics', f'{folder.path.resolve()}/statistics/{name}-seed-{{seed}}.safetensors')
 
 
 def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:

@@ -102,4 +102,4 @@ def test_daft_is_its_ft_baseline_plus_conversion_and_rates(name):
 @pytest.mark.parametrize('name', ALL)
 def test_the_header_holds_the_command(name):
     header = [line for line in (CONFIGS / name).read_text().splitlines() if line.startswith('#')]
-    assert any(f'python tools/train.py configs/{name}' in line for line in header)
+    assert any(f'mmseg-daft train configs/{name}' in line for line in header)

@@ -28,7 +28,7 @@ SIZES = {'wide': (375, 500), 'small': (180, 240)}
 
 @pytest.fixture(scope='module')
 def coordinates(tmp_path_factory):
-    """VOC's layout: blue grows along x and green along y, from 20 to 235; every pixel is labelled 1."""
+    """VOC's layout: blue grows along x and green along y, from 20 to 235; every pixel is labeled 1."""
     root = tmp_path_factory.mktemp('voc')
     for i, (name, (h, w)) in enumerate(SIZES.items()):
         image = np.zeros((h, w, 3), np.uint8)
@@ -97,7 +97,7 @@ def stripes(tmp_path_factory):
 
 
 def hue(colour):
-    """The angle of a colour around the axis of greys, in degrees."""
+    """The angle of a color around the axis of greys, in degrees."""
     a, b, c = colour
     return np.degrees(np.arctan2(np.sqrt(3) * (b - c), 2 * a - b - c))
 

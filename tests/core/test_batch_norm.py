@@ -26,7 +26,7 @@ def test_a_scope_is_a_module_not_a_prefix_of_letters(model):
     assert list(find_batch_norms(model, ('backbone.layer10.norms.0',))) == ['backbone.layer10.norms.0']
 
 
-def test_a_misspelt_module_is_an_error_that_names_its_neighbours(model):
+def test_a_misspelt_module_is_an_error_that_names_its_neighbors(model):
     with pytest.raises(ValueError, match=r"no submodule 'backbon'.*'backbone'"):
         find_batch_norms(model, ('backbon',))
     with pytest.raises(ValueError, match=r"no submodule 'encoder'.*'backbone', 'decode_head'"):

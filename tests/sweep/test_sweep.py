@@ -24,6 +24,7 @@ from mmseg_daft import cli
 from mmseg_daft.console import make_console
 from mmseg_daft.engine.configs import ConfigError
 from mmseg_daft.engine.training_data import leaf_datasets
+from mmseg_daft.run_output import tool
 from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
@@ -103,9 +104,9 @@ def test_a_frozen_config_validates_at_its_end_and_carries_the_hooks(voc_root, tm
 
 def test_conversions_share_their_statistics(voc_root, tmp_path):
     cfg = small(DAFT_VOC, tmp_path, voc_root)
-    plan.share_statistics(folder_of(tmp_path / 'sweep'), 'daft-select', cfg)
+    plan.prepare(folder_of(tmp_path / 'sweep'), cfg)
     files = [hook.get('statistics') for hook in cfg.custom_hooks]
-    assert [file for file in files if file] == [f'{tmp_path}/sweep/statistics/daft-select-seed-{{seed}}.safetensors']
+    assert [file for file in files if file] == [f'{tmp_path}/sweep/statistics/{{pass}}.safetensors']
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -184,7 +185,7 @@ def test_runs_are_started_by_what_an_installed_package_has(gpus, tmp_path):
     for name in ('train', 'test'):
         command = described['command' if name == 'train' else 'test_command']
         launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2'] * (gpus == 2)
-        words = [sys.executable, *launch, '-m', 'mmseg_daft', name, str(tmp_path / 'configs' / 'ft-select.py')]
+        words = [sys.executable, *launch, tool(f'{name}.py'), str(tmp_path / 'configs' / 'ft-select.py')]
         assert command[:len(words)] == words
         assert ('--launcher' in command) == (gpus == 2)
 
@@ -223,7 +224,7 @@ def test_a_sweep_that_was_begun_by_version_0_1_goes_on(sweep, tmp_path):
     decision = folder.look(set())
     assert [run.name for run in decision.start] == names[1:] and decision.seen[names[0]].value == 8.91
     described = folder.describe(decision.start[0]).description()
-    assert described['command'][1:4] == ['-m', 'mmseg_daft', 'train']
+    assert described['command'][1] == tool('train.py')
     folder_of(tmp_path, sweep=folder.sweep, gpus_per_run=0, directory='elsewhere').save()
     assert SweepFolder.load(tmp_path) == folder
     assert '1 done' in sweep('status', tmp_path)

@@ -1,5 +1,5 @@
 # Cityscapes: 2,975 training and 500 validation images, in mmseg's layout (its docs:
-# user_guides/2_dataset_prepare.md). From the paper: crop 768, colour jitter, flip, no scale.
+# user_guides/2_dataset_prepare.md). From the paper: crop 768, color jitter, flip, no scale.
 data_root = '{{$CITYSCAPES_ROOT:data/cityscapes}}'
 crop_size = (768, 768)
 train_pipeline = [

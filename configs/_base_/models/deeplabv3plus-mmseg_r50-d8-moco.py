@@ -1,6 +1,6 @@
 # mmseg's own DeepLabv3+, as its deeplabv3plus_r50-d8.py has it: depthwise separable decoder of 512 channels, output
 # stride 8, auxiliary head, batch-norm momentum 0.1; only the stem is the 7x7 one that MoCo's weights have, and the
-# loss is averaged over the labelled pixels, as everywhere here.
+# loss is averaged over the labeled pixels, as everywhere here.
 _base_ = './deeplabv3plus_r50-d8-moco.py'
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

@@ -2,7 +2,7 @@
 # From the paper: decoder and backbone. Ours, after the public PyTorch DeepLabv3+ recipe that its numbers fit
 # (github.com/VainF/DeepLabV3Plus-Pytorch): output stride 16 (dilation in stage 4 alone), ASPP rates 6/12/18 of plain
 # 3x3 convolutions, 256 and 48 channels, dropout 0.1, no auxiliary head, batch-norm momentum 0.01 in the backbone, loss
-# averaged over the labelled pixels.
+# averaged over the labeled pixels.
 # SyncBN: a batch-norm batch is the whole batch of 16 on any number of GPUs; on one GPU or a CPU, mmengine
 # turns it into plain batch norm.
 norm_cfg = dict(type='SyncBN', requires_grad=True)

@@ -40,7 +40,7 @@ class BNConversionHook(Hook):
         mean, var, blend, compensate: For ablations, see ``ConversionVariant``; ``compensate=False`` is adaptive batch
             norm (AdaBN), which changes the eval-mode output.
         statistics: A file of target statistics: written if it is not there, else used in place of the pass, by runs
-            that differ in their rates alone; ``{seed}`` in its name stands for the seed that they share.
+            that differ in their rates alone. ``{seed}`` in its name stands for the seed, ``{pass}`` for a hash of all.
         stop_error: End the pass early, once the standard error of every layer's statistics is below this share of their
             scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set. ``None`` for
             the whole pass, as in the paper.
