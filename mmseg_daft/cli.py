@@ -16,7 +16,7 @@ import mmseg_daft
 
 COMMANDS = {
     'doctor': ('mmseg_daft.doctor.command', 'check a config before GPU hours are spent on it'),
-    'domain-gap': ('mmseg_daft.analysis.domain_gap', 'measure how far source and target lie apart, layer by layer'),
+    'domain-gap': ('mmseg_daft.offline.domain_gap', 'measure how far source and target lie apart, layer by layer'),
     'convert': ('mmseg_daft.offline.convert', 'convert a checkpoint to a target domain, without training'),
     'train': ('mmseg_daft.launch.train', "train, with mmseg's own train.py"),
     'test': ('mmseg_daft.launch.test', "evaluate a checkpoint, with mmseg's own test.py"),

@@ -27,7 +27,7 @@ from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scen
 from mmseg_daft.core.distortion import KINDS, stage_of
 
 if TYPE_CHECKING:
-    from mmseg_daft.analysis.gap import Accuracies
+    from mmseg_daft.offline.gap import Accuracies
 
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and
 # dashes keep apart in gray.

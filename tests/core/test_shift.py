@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_daft.analysis.gap import numbers
 from mmseg_daft.core.shift import statistics_shift
+from mmseg_daft.offline.gap import numbers
 
 means, variances = st.floats(-3, 3), st.floats(0.05, 5)
 

@@ -13,8 +13,8 @@ from support.pretrained_files import trained_state
 from support.small_runs import small
 
 from mmseg_daft.analysis.figures import draw_gap, save_figure
-from mmseg_daft.analysis.gap import Accuracies, balanced_accuracy, probe_accuracy, sample_pixels, summary
 from mmseg_daft.cli import main
+from mmseg_daft.offline.gap import Accuracies, balanced_accuracy, probe_accuracy, sample_pixels, summary
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 

@@ -49,10 +49,10 @@ def _measure(args: argparse.Namespace) -> None:
 
     mmseg_daft.register()
     from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
-    from mmseg_daft.analysis.gap import measure_accuracies, measure_layers, summary
     from mmseg_daft.analysis.report import refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
     from mmseg_daft.files import write_atomically
+    from mmseg_daft.offline.gap import measure_accuracies, measure_layers, summary
     from mmseg_daft.offline.start import read_start
 
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
