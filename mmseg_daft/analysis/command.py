@@ -93,7 +93,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
-    from mmseg_daft.analysis.report import refuse_other_report, show_findings, write_report
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
 
@@ -111,6 +111,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
             cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
             batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
     if findings is not None:
+        write_atomically(out / MADE_FROM, made_from)  # first: a report that breaks off can be made again
         write_report(out, findings, args.formats, console)
         show_findings(console, findings)
         console.print(f'\nReport:  {out / "report.html"}\nNumbers: {out / "numbers.csv"}\nFigures: {out / "figures"}',

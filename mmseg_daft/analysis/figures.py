@@ -2,7 +2,7 @@
 
 Figures 1 and 2 of Ha, Jeong, Lee (AAAI 2024): distributions of the two similarity measures, and relative changes of
 each layer's parameters and statistics (Eq. 6). Figures 6 to 9, for segmentation: contact sheets of the least and the
-most distorted images. Besides: drift of the statistics, linear CKA, classes, domain gap.
+most distorted images. Besides: drift of the statistics, linear CKA, classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,12 +26,9 @@ from numpy.typing import NDArray
 from mmseg_daft.analysis.findings import DistortionMeter, Findings, Median, Scene, median_with_interval
 from mmseg_daft.core.distortion import KINDS, stage_of
 
-if TYPE_CHECKING:
-    from mmseg_daft.offline.gap import Accuracies
-
 # Okabe and Ito's colors (2008) keep apart for the color-blind, from dark to light among the first four; markers and
 # dashes keep apart in gray.
-_STYLES = (
+STYLES = (
     dict(color='#D55E00', marker='o', linestyle=(0, (5, 2))),
     dict(color='#0072B2', marker='s', linestyle='-'),
     dict(color='#E69F00', marker='^', linestyle=(0, (1, 1.2))),
@@ -39,7 +36,7 @@ _STYLES = (
     dict(color='#CC79A7', marker='v', linestyle=(0, (3, 1, 1, 1, 1, 1))),
     dict(color='#56B4E9', marker='P', linestyle=(0, (8, 3))),
     dict(color='#000000', marker='X', linestyle=(0, (2, 3))))
-_USUAL = dict(zip(('FT', 'DAFT', 'LP', 'LP-FT'), _STYLES, strict=False))
+_USUAL = dict(zip(('FT', 'DAFT', 'LP', 'LP-FT'), STYLES, strict=False))
 _SETTINGS = {
     'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'legend.frameon': False, 'axes.spines.top': False,
     'axes.spines.right': False, 'figure.dpi': 130, 'svg.hashsalt': 'mmseg_daft'}
@@ -51,7 +48,7 @@ UNDATED: Mapping[str, dict[str, None]] = {'svg': {'Date': None}, 'pdf': {'Creati
 def styles(methods: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Return each method's color, marker and dashes; the paper's methods have the same in every figure."""
     taken = {method: _USUAL[method] for method in methods if method in _USUAL}
-    free = itertools.cycle(look for look in _STYLES if look not in taken.values())
+    free = itertools.cycle(look for look in STYLES if look not in taken.values())
     return {method: taken.get(method) or next(free) for method in methods}
 
 
@@ -166,14 +163,14 @@ def _draw_layers(axis: Axes, series: Mapping[str, Mapping[str, float]], log: boo
         layers, changes = list(series[method]), np.array(list(series[method].values()))
         shown = np.where(np.isfinite(changes) & ((changes > 0) | (not log)), changes, np.nan)
         axis.plot(shown, label=method, markersize=3.2, linewidth=1.1, markeredgewidth=0, **look)
-    _mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in layers])
+    mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in layers])
     if not log:
         axis.set_ylim(bottom=0)
     elif any(value > 0 for values in series.values() for value in values.values()):
-        _plain_log_scale(axis)
+        plain_log_scale(axis)
 
 
-def _mark_stages(axis: Axes, stages: Sequence[str]) -> None:
+def mark_stages(axis: Axes, stages: Sequence[str]) -> None:
     """Name the stages of layers at 0, 1, 2, … below an axis, with a line between two of them."""
     for i in range(1, len(stages)):
         if stages[i] != stages[i - 1]:
@@ -184,7 +181,7 @@ def _mark_stages(axis: Axes, stages: Sequence[str]) -> None:
     axis.margins(x=0.01)
 
 
-def _plain_log_scale(axis: Axes) -> None:
+def plain_log_scale(axis: Axes) -> None:
     """Give an axis a logarithmic scale with numbers such as 0.3 instead of 3 x 10⁻¹, at as few ticks as are needed."""
     axis.set_yscale('log')
     axis.yaxis.set_major_formatter(_PlainNumbers())
@@ -232,40 +229,6 @@ def draw_classes(findings: Findings, stage: str) -> Figure:
     axis.set(yticks=range(len(classes)), yticklabels=classes, ylim=(len(classes) - 0.5, -0.5),
              xlabel=f'cosine similarity at the pixels of the class, stage {stage}: median and quartiles')
     figure.legend(loc='outside upper center', ncols=len(looks))
-    return figure
-
-
-def draw_gap(
-    rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None, other: Sequence[Mapping[str, Any]] | None = None,
-) -> Figure:
-    """Draw a domain gap: the divergence at each layer, and how well the features serve the target.
-
-    The rows are the numbers of each layer; those of another report are left out if its layers are others.
-    """
-    figure = Figure((11, 4.2), layout='constrained')
-    axes = figure.subplots(1, 2, width_ratios=[2.6, 1]) if accuracies else [figure.subplots()]
-    series = {'of means': ('mean_divergence', rows, _STYLES[1]), 'of variances': ('var_divergence', rows, _STYLES[0])}
-    if other and [row['layer'] for row in other] == [row['layer'] for row in rows]:
-        series['whole, in the other report'] = ('divergence', other, dict(color='0.55', marker='x', linestyle=':'))
-    for label, (key, source, look) in series.items():
-        axes[0].plot([max(row[key], 1e-4) for row in source], markersize=4, linewidth=1.2, label=label, **look)
-    _mark_stages(axes[0], [row['stage'] for row in rows])
-    _plain_log_scale(axes[0])
-    axes[0].set(xlabel='batch-norm layers, by stage', title='Gap between source and target statistics',
-                ylabel="Jeffreys' divergence in nats\n(median over channels)")
-    axes[0].legend()
-    if accuracies:
-        bars = {'source features': accuracies.source, 'with adapted\nstatistics': accuracies.adapted}
-        if accuracies.head is not None:
-            bars['source decoder'] = accuracies.head
-        for i, (value, look) in enumerate(zip(bars.values(), _STYLES, strict=False)):
-            axes[1].barh(i, value, color=look['color'], height=0.6)
-            axes[1].text(value + 0.02, i, f'{value:.0%}', va='center')
-        axes[1].axvline(1 / accuracies.classes, color='black', linewidth=1, linestyle=':')
-        axes[1].text(1 / accuracies.classes + 0.02, -0.52, 'chance', fontsize=8)
-        axes[1].tick_params(axis='y', length=0)
-        axes[1].set(yticks=range(len(bars)), yticklabels=bars, ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1),
-                    xlabel='balanced accuracy on target pixels', title='How well the features serve')
     return figure
 
 

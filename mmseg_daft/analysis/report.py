@@ -38,7 +38,7 @@ _OF_FEATURES = {'cosine': ('image', 'cosine_similarity'), 'l2': ('image', 'l2_di
 
 
 def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any]) -> None:
-    """Claim a folder for a report; it may hold one that was made from the same config, models and data.
+    """Check that a folder holds no such report, or one that was made from the same config, models and data.
 
     Raises:
         ValueError: It holds a report of something else.
@@ -48,7 +48,6 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
     if other and (folder / report).exists():
         raise ValueError(f'{folder} holds another report: it differs in {", ".join(other)}. Name another folder with '
                          '--out, or remove this one.')
-    write_atomically(folder / MADE_FROM, dict(made_from))
 
 
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:

@@ -48,11 +48,11 @@ def _measure(args: argparse.Namespace) -> None:
     import mmseg_daft
 
     mmseg_daft.register()
-    from mmseg_daft.analysis.figures import draw_gap, figure_style, save_figure
-    from mmseg_daft.analysis.report import refuse_other_report, write_csv
+    from mmseg_daft.analysis.figures import figure_style, save_figure
+    from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
     from mmseg_daft.files import write_atomically
-    from mmseg_daft.offline.gap import measure_accuracies, measure_layers, summary
+    from mmseg_daft.offline.gap import draw_gap, measure_accuracies, measure_layers, summary
     from mmseg_daft.offline.start import read_start
 
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
@@ -65,6 +65,7 @@ def _measure(args: argparse.Namespace) -> None:
     accuracies = measure_accuracies(start, args.probe_batches)
 
     sentence = summary(rows, accuracies)
+    write_atomically(out / MADE_FROM, made_from)  # first: a report that breaks off can be made again
     write_atomically(out / 'gap.json', dict(
         config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
         data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,

@@ -12,10 +12,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional
 
+from mmseg_daft.analysis.figures import STYLES, mark_stages, plain_log_scale
 from mmseg_daft.analysis.findings import VOID
 from mmseg_daft.core.distortion import stage_of
 from mmseg_daft.core.random_state import preserved_random_state
@@ -184,3 +186,37 @@ def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) ->
     head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
     return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
             f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')
+
+
+def draw_gap(
+    rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None, other: Sequence[Mapping[str, Any]] | None = None,
+) -> Figure:
+    """Draw a domain gap: the divergence at each layer, and how well the features serve the target.
+
+    The rows are the numbers of each layer; those of another report are left out if its layers are others.
+    """
+    figure = Figure((11, 4.2), layout='constrained')
+    axes = figure.subplots(1, 2, width_ratios=[2.6, 1]) if accuracies else [figure.subplots()]
+    series = {'of means': ('mean_divergence', rows, STYLES[1]), 'of variances': ('var_divergence', rows, STYLES[0])}
+    if other and [row['layer'] for row in other] == [row['layer'] for row in rows]:
+        series['whole, in the other report'] = ('divergence', other, dict(color='0.55', marker='x', linestyle=':'))
+    for label, (key, source, look) in series.items():
+        axes[0].plot([max(row[key], 1e-4) for row in source], markersize=4, linewidth=1.2, label=label, **look)
+    mark_stages(axes[0], [row['stage'] for row in rows])
+    plain_log_scale(axes[0])
+    axes[0].set(xlabel='batch-norm layers, by stage', title='Gap between source and target statistics',
+                ylabel="Jeffreys' divergence in nats\n(median over channels)")
+    axes[0].legend()
+    if accuracies:
+        bars = {'source features': accuracies.source, 'with adapted\nstatistics': accuracies.adapted}
+        if accuracies.head is not None:
+            bars['source decoder'] = accuracies.head
+        for i, (value, look) in enumerate(zip(bars.values(), STYLES, strict=False)):
+            axes[1].barh(i, value, color=look['color'], height=0.6)
+            axes[1].text(value + 0.02, i, f'{value:.0%}', va='center')
+        axes[1].axvline(1 / accuracies.classes, color='black', linewidth=1, linestyle=':')
+        axes[1].text(1 / accuracies.classes + 0.02, -0.52, 'chance', fontsize=8)
+        axes[1].tick_params(axis='y', length=0)
+        axes[1].set(yticks=range(len(bars)), yticklabels=bars, ylim=(len(bars) - 0.5, -0.7), xlim=(0, 1),
+                    xlabel='balanced accuracy on target pixels', title='How well the features serve')
+    return figure

@@ -256,7 +256,7 @@ def test_a_report_of_something_else_is_not_overwritten(case, analyze, tmp_path):
     others['cfg-options'] = [*words, '--cfg-options', 'test_dataloader.batch_size=2'], None
     for what, (asked, config) in others.items():
         _, said = analyze(*asked, config=config, code=1)
-        assert f'holds a report of another {what} ' in said and '--out' in said and 'Measure' not in said
+        assert f'holds another report: it differs in {what}. Name' in said and '--out' in said and 'Measure' not in said
     assert (tmp_path / 'mine' / 'numbers.csv').read_bytes() == written
     analyze(*words)  # the same again
 

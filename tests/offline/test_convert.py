@@ -92,7 +92,7 @@ def test_a_converted_checkpoint(source, tmp_path, capsys):
 def test_a_checkpoint_that_does_not_fit_is_named(source, tmp_path):
     config, checkpoint = source
     assert convert(config, tmp_path / 'nowhere.pth', tmp_path / 'o.pth').startswith('There is no checkpoint')
-    assert convert(tmp_path / 'no.py', checkpoint, tmp_path / 'o.pth').startswith('There is no config')
+    assert 'There is no config' in convert(tmp_path / 'no.py', checkpoint, tmp_path / 'o.pth')
     content = torch.load(checkpoint)
     content['state_dict'] = {f'module.encoder_q.{name}': t for name, t in content['state_dict'].items()}
     torch.save(content, tmp_path / 'other.pth')

@@ -12,9 +12,9 @@ from mmengine.config import Config
 from support.pretrained_files import trained_state
 from support.small_runs import small
 
-from mmseg_daft.analysis.figures import draw_gap, save_figure
+from mmseg_daft.analysis.figures import save_figure
 from mmseg_daft.cli import main
-from mmseg_daft.offline.gap import Accuracies, balanced_accuracy, probe_accuracy, sample_pixels, summary
+from mmseg_daft.offline.gap import Accuracies, balanced_accuracy, draw_gap, probe_accuracy, sample_pixels, summary
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 
@@ -187,10 +187,10 @@ def test_a_report_of_something_else_is_not_overwritten(source, domain_gap, tmp_p
               'cfg-options': [config, checkpoint, '--cfg-options', 'randomness.seed=3']}
     for what, asked in others.items():
         said = domain_gap(*asked, *words, code=1)
-        assert f'holds a report of another {what} ' in said and '--out' in said
+        assert f'holds another report: it differs in {what}. Name' in said and '--out' in said
     assert (tmp_path / 'gap' / 'gap.json').read_bytes() == written
     (tmp_path / 'gap' / 'made_from.json').unlink()  # as earlier versions left it
-    assert 'unknown' in domain_gap(config, checkpoint, *words, code=1)
+    assert 'differs in config, checkpoint, cfg-options' in domain_gap(config, checkpoint, *words, code=1)
 
 
 def test_bad_input_is_named(source, domain_gap, tmp_path):
