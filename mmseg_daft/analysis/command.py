@@ -96,6 +96,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.files import write_atomically
 
     runs = _read_runs(args.runs)
     with quiet():
