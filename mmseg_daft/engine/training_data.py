@@ -99,7 +99,7 @@ def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks:
     """
     if ranks is None:
         return TargetLoader(loader, seed, num_batches)
-    rank, world_size = torch.distributed.get_rank(), ranks.number
+    rank, world_size = torch.distributed.get_rank(), ranks.world_size
     made = ranks.together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size))
     images = all_gather_object(len(loader.dataset))
     if len(set(images)) > 1:
