@@ -97,7 +97,7 @@ def _read(path: Path, expected: Mapping[str, str]) -> StoredPass:
                          'another.') from None
     differs = sorted(key for key in {*identity, *expected} if identity.get(key) != expected.get(key))
     if differs:
-        hint = ' ({seed} in the name gives each seed a file)' if 'seed' in differs else ''
+        hint = ' ({seed} in it gives each seed a file; randomness=dict(seed=0) fixes one)' if 'seed' in differs else ''
         raise ValueError(f'statistics={str(path)!r} holds the statistics of another pass: it differs in '
                          f'{", ".join(differs)}. Name another file{hint}, or remove this one to have it written again.')
     return StoredPass(statistics, facts)

@@ -3,10 +3,10 @@
     mmseg-daft domain-gap CONFIG [CHECKPOINT]
 
 CONFIG is a training config on the target domain. The source model is
-CHECKPOINT, a segmentor's, or the start that CONFIG names by init_cfg. Prints
-how far the statistics of each batch-norm layer move, and how well linear
-read-outs of the features tell the target's pixels: of the features as they
-are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
+CHECKPOINT, a segmentor's, or the start that CONFIG names by load_from or
+init_cfg. Prints how far the statistics of each batch-norm layer move, and how
+well linear read-outs of the features tell the target's pixels: of the features
+as they are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
 """
 
 import argparse

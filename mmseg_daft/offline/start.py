@@ -49,7 +49,7 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
 
     Args:
         args: ``config``, a training config on the target domain, and those of ``offline.add_arguments``.
-        checkpoint: A segmentor's checkpoint; ``None`` for the start that the config names by ``init_cfg``.
+        checkpoint: A segmentor's checkpoint; ``None`` for the config's start, by ``load_from`` or ``init_cfg``.
 
     Raises:
         SystemExit: The checkpoint is missing or does not fit.
@@ -64,7 +64,7 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
     given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics')
              if getattr(args, key) is not None}
     hook = HOOKS.build(dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook'))
-    model, head_loaded = _model(cfg, checkpoint)
+    model, head_loaded = _model(cfg, checkpoint or cfg.get('load_from'))
     model.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
     loader = Runner.build_dataloader(dict(cfg.train_dataloader, persistent_workers=False), seed=seed)
     return Start(cfg, model, loader, hook.settings, seed, head_loaded)

@@ -57,7 +57,7 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
                           ', '.join(map(str, seeds)), end_section=stage == REPORT)
     return table, f'{total} runs of {sweep.iterations} iterations' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed
-        else '; --probe 20 times a short training of each method and tells the GPU hours.')
+        else '; plan with --probe 20 to train 20 iterations of each and estimate the GPU hours.')
 
 
 def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
