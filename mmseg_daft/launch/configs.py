@@ -1,6 +1,6 @@
 """List the shipped configs, or copy one with all that it inherits from, so that it trains where it lies.
 
-    mmseg-daft configs [list [WORD ...]]           # all, or those with all WORDs
+    mmseg-daft configs [list [WORD ...]]   # all, or those with all WORDs
     mmseg-daft configs copy CONFIG [DIR]           # to DIR, or to ./configs
     mmseg-daft train configs/daft/…                # the copy, yours to edit
 """

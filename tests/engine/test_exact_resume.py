@@ -22,6 +22,8 @@ from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.convert_model import RECORD
 from mmseg_daft.engine.hooks.exact_resume_hook import sample_stream
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 ITERS, BATCH = 18, 4
@@ -143,13 +145,11 @@ def killed_at_least(total, command, folder, expected, seed, ranks=1):
     raise AssertionError(f'only {len(killed)} kills in 30 runs')
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments(command, tmp_path):
     killed = killed_at_least(20, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=0)
     assert set(killed) >= {'pass', 'iteration', 'save'}
 
 
-@pytest.mark.slow
 def test_any_of_two_ranks_killed(command, tmp_path):
     whole = tmp_path / 'whole'
     TrainingProcess([command, '--work-dir', whole, '--launcher', 'pytorch'], whole, ranks=2).finish()

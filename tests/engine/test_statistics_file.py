@@ -47,6 +47,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_file_changes_nothing_to_the_bit(make, tmp_path, workers):
     """Neither the conversion nor the training after it: weights, data and random numbers."""
@@ -81,6 +82,7 @@ def identity(cfg, modules=('backbone',), low=False, **settings):
                          lambda: torch.autocast('cpu', torch.bfloat16, enabled=low))
 
 
+@pytest.mark.slow
 def test_whatever_the_statistics_depend_on_is_part_of_the_identity(make, tmp_path):
     base = identity(make())
     no_effect = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True,
