@@ -90,3 +90,13 @@ def _by_iteration(folder: Path) -> list[Path]:
     numbered = [(int(match[1]), path) for path in folder.glob('*.pth')
                 if (match := re.fullmatch(r'(?:iter|epoch)_(\d+)\.pth', path.name))]
     return [path for _, path in sorted(numbered)]
+
+
+def shipped(package: Path, name: str) -> Path | None:
+    """Return what an OpenMMLab package ships: in a wheel under its ``.mim``, in a checkout beside it; or ``None``."""
+    return next((place for place in (package / '.mim' / name, package.parent / name) if place.exists()), None)
+
+
+def tool(name: str) -> str:
+    """Return the path of ``tools/NAME``: run by its path, it is this package's code, whatever the directory holds."""
+    return str(shipped(Path(__file__).resolve().parent, f'tools/{name}'))

@@ -109,10 +109,3 @@ def conversion_summary(log: Path) -> list[str]:
         if found:
             return [f'BN conversion{rest}', *takewhile(lambda follower: follower.startswith('  '), lines)]
     return []
-
-
-def tool(name: str) -> str:
-    """Return the path of ``tools/NAME``: run by its path, it is this package's code, whatever the directory holds."""
-    package = Path(__file__).resolve().parent
-    places = (package / '.mim' / 'tools' / name, package.parent / 'tools' / name)  # in a wheel, in a checkout
-    return str(next(place for place in places if place.is_file()))

@@ -154,6 +154,7 @@ def convert_model(
     taken, images = loader.taken()
     facts = stored.facts if stored else dict(num_images=images, num_batches=loader.rounds if joint else taken,
                                              all_batches=len(loader) if joint else loader.num_batches)
+    times = dict(pass_seconds=None, waited=0.0) if stored else dict(pass_seconds=loader.seconds, waited=loader.waited)
     if settings.statistics and not stored:
         write_statistics(file, report.statistics, facts, identity)
     shifts = {name: statistics_shift(
@@ -161,8 +162,7 @@ def convert_model(
         layers[name].eps).average for name, source in report.source.items()}
     return ConversionRecord(
         settings, report, shifts, describe_dataset(dataloader.dataset), seed, **facts,
-        seconds=time.perf_counter() - start, pass_seconds=None if stored else loader.seconds,
-        waited=0.0 if stored else loader.waited)
+        seconds=time.perf_counter() - start, **times)
 
 
 def state_of(model: nn.Module, layers: Mapping[str, Any]) -> dict[str, Tensor]:

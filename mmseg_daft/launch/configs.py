@@ -12,6 +12,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmseg_daft.files import shipped
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both subcommands."""
@@ -39,10 +41,10 @@ def shipped_configs() -> dict[str, Path]:
         FileNotFoundError: The installation has none.
     """
     package = Path(__file__).parents[1]
-    for root in (package / '.mim' / 'configs', package.parent / 'configs'):
-        if (root / 'daft').is_dir():
-            return {path.relative_to(root).as_posix(): path.resolve() for path in sorted(root.glob('[!_]*/*.py'))}
-    raise FileNotFoundError(f'The installation at {package} holds no configs; install mmseg-daft again.')
+    root = shipped(package, 'configs')
+    if root is None:
+        raise FileNotFoundError(f'The installation at {package} holds no configs; install mmseg-daft again.')
+    return {path.relative_to(root).as_posix(): path.resolve() for path in sorted(root.glob('[!_]*/*.py'))}
 
 
 def list_configs(args: argparse.Namespace) -> None:

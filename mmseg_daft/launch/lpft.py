@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmseg_daft.run_output import final_checkpoint, final_metrics, tool
+from mmseg_daft.files import tool
+from mmseg_daft.run_output import final_checkpoint, final_metrics
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import mmseg_daft
+from mmseg_daft.files import shipped
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,10 @@ def script_path(name: str) -> Path:
     if spec is None:
         raise ModuleNotFoundError("No module named 'mmseg'", name='mmseg')
     package = Path(spec.origin).parent
-    for path in (package / '.mim' / 'tools' / name, package.parent / 'tools' / name):  # in a wheel, in a checkout
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f'The mmsegmentation installed at {package} has no tools/{name}; install it from PyPI.')
+    path = shipped(package, f'tools/{name}')
+    if path is None:
+        raise FileNotFoundError(f'The mmsegmentation installed at {package} has no tools/{name}; install it from PyPI.')
+    return path
 
 
 def run_script(name: str, args: argparse.Namespace) -> int:

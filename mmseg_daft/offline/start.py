@@ -14,9 +14,10 @@ from mmengine.runner import Runner, load_checkpoint
 from torch.utils.data import DataLoader
 
 from mmseg_daft.core.random_state import seed_everything
+from mmseg_daft.engine.checkpoints import pretrained_model, read_checkpoint
 from mmseg_daft.engine.configs import hook_of, read_config
 from mmseg_daft.engine.convert_model import ConversionRecord, ConversionSettings, convert_model
-from mmseg_daft.engine.pretrained_weights import match_file
+from mmseg_daft.engine.pretrained_weights import match_weights
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,26 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
 
 
 def _model(cfg: Config, checkpoint: str | None) -> tuple[BaseModel, bool]:
-    model_cfg = cfg.model.copy()
-    if checkpoint is not None:
-        for part in ('backbone', 'neck'):
-            if model_cfg.get(part):
-                model_cfg[part] = dict(model_cfg[part], init_cfg=None)
-        model_cfg.update(init_cfg=None, pretrained=None)
-    model = revert_sync_batchnorm(MODELS.build(model_cfg))
     if checkpoint is None:
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel(logging.WARNING)  # or MMEngine logs some lines for every parameter
         try:
-            model.init_weights()
+            return pretrained_model(cfg, None), False
         finally:
             logger.setLevel(level)
-        return model, False
-    state = model.state_dict()
+    model_cfg = cfg.model.copy()
+    for part in ('backbone', 'neck'):
+        if model_cfg.get(part):
+            model_cfg[part] = dict(model_cfg[part], init_cfg=None)
+    model_cfg.update(init_cfg=None, pretrained=None)
+    model = revert_sync_batchnorm(MODELS.build(model_cfg))
+    state, file = model.state_dict(), read_checkpoint(checkpoint)[0]
     parts = {part: {name: tensor for name, tensor in state.items() if name.startswith(part)} for part in (
         ('backbone.', 'neck.'), 'decode_head.')}
-    if problem := match_file(parts['backbone.', 'neck.'], checkpoint).problem(1.0):
+    if problem := match_weights(parts['backbone.', 'neck.'], file).problem(1.0):
         raise SystemExit(f"{checkpoint} does not fit the config's backbone: {problem} A file in another layout is "
                          "named by the config's init_cfg, with its prefix, and not on the command line.")
-    head_loaded = match_file(parts['decode_head.'], checkpoint).problem(1.0) is None
+    head_loaded = match_weights(parts['decode_head.'], file).problem(1.0) is None
     load_checkpoint(model, checkpoint, map_location='cpu', logger='silent')
     return model, head_loaded

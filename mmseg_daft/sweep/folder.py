@@ -19,8 +19,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.files import read_json, write_atomically
-from mmseg_daft.run_output import final_checkpoint, tool
+from mmseg_daft.files import read_json, tool, write_atomically
+from mmseg_daft.run_output import final_checkpoint
 from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking
 
 CODE = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ from mmseg_daft import cli
 from mmseg_daft.console import make_console
 from mmseg_daft.engine.configs import ConfigError
 from mmseg_daft.engine.training_data import leaf_datasets
-from mmseg_daft.run_output import tool
+from mmseg_daft.files import tool
 from mmseg_daft.sweep import plan
 from mmseg_daft.sweep.command import add_arguments, read_sweep
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
