@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from support.pretrained_files import write_moco
-from support.small_runs import DAFT_VOC, small, train
+from support.small_runs import DAFT_VOC, log_of, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD
@@ -160,10 +160,6 @@ def test_the_checkpoint_tells_that_and_on_what_it_ran(daft):
     assert (record['num_images'], record['num_batches']) == (13, 4)
     assert 'PascalVOCDataset(7 images' in record['dataset'] and 'aug.txt' in record['dataset']
     assert len(record['shifts']) == 53 and record['output_change'] < 1e-4
-
-
-def log_of(runner):
-    return next(Path(runner._log_dir).glob('*.log')).read_text()
 
 
 def test_the_summary_says_it_all(daft):

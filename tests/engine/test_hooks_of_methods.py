@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.pretrained_files import write_start
-from support.small_runs import DAFT_VOC, FT_VOC, small, train
+from support.small_runs import DAFT_VOC, FT_VOC, log_of, small, train
 
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 
@@ -18,11 +18,6 @@ def config(voc_root, tmp_path):
         cfg.merge_from_dict(options)
         return cfg
     return make
-
-
-def log_of(runner):
-    from pathlib import Path
-    return next(Path(runner._log_dir).glob('*.log')).read_text()
 
 
 def test_test_mode_of_one_module_alone(config):

@@ -1,7 +1,6 @@
 """Statistics in a file: used by the pass that wrote them, refused by any other."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from mmengine.runner import Runner
 from support.data_layouts import write_camvid
 from support.pretrained_files import write_start
 from support.ranks import on_ranks
-from support.small_runs import small, train
+from support.small_runs import log_of, small, train
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.ranks import current_ranks
@@ -33,10 +32,6 @@ def make(tmp_path):
         return cfg
 
     return config
-
-
-def log_of(runner):
-    return next(Path(runner._log_dir).glob('*.log')).read_text()
 
 
 def state(runner):

@@ -81,3 +81,8 @@ def train(cfg: Config, look: Any = None) -> Runner:
         runner.register_hook(Probe(look))
     runner.train()
     return runner
+
+
+def log_of(runner: Runner) -> str:
+    """The text of a run's log file."""
+    return next(Path(runner._log_dir).glob('*.log')).read_text()
