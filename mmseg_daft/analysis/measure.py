@@ -27,6 +27,7 @@ from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_sta
 from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
 from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.feature_reference import returned_stages
 from mmseg_daft.engine.training_data import leaf_datasets
 
 _SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
@@ -94,10 +95,7 @@ def measure(
 
 def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]:
     """Return where each wanted stage stands among the backbone's outputs; all of them for ``['all']``."""
-    out_indices = getattr(model.backbone, 'out_indices', None)
-    if out_indices is None:
-        raise ValueError(f'{type(model.backbone).__name__} does not say which stages it returns (out_indices).')
-    places = {str(index + 1): place for place, index in enumerate(out_indices)}
+    places = {stage: place for place, stage in enumerate(returned_stages(model.backbone))}
     unknown = [stage for stage in wanted if stage not in places and stage != 'all']
     if unknown:
         raise ValueError(f'The backbone returns the stages {", ".join(places)}, not {", ".join(unknown)}. '

@@ -191,15 +191,15 @@ def stage_of(layer: str) -> str:
     """Return the stage that a layer's name tells, counted from 1.
 
     What comes before the stages is the ``'stem'``; a layer of a head or neck belongs to the module of its first two
-    names. HRNet's transitions belong to the stage that they lead to.
+    names. HRNet's transitions belong to the stage that they lead to. ``blocks`` are stages in timm's EfficientNets.
     """
     parts = layer.split('.')
     if parts[0].endswith(('head', 'neck')):
         return '.'.join(parts[:2])
-    found = re.search(r'(?:^|\.)(layer|stage|stages\.|transition)(\d+)(?:\.|$)', layer)
+    found = re.search(r'(?:^|[._])(layer|stage|s|denseblock|(?:stages|blocks)[._]|transition)(\d+)(?:\.|$)', layer)
     if not found:
         return 'stem'
-    return str(int(found[2]) + (found[1] in ('stages.', 'transition')))  # ModuleLists count from 0
+    return str(int(found[2]) + (found[1][-1] in '._' or found[1] == 'transition'))  # ModuleLists count from 0
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:

@@ -8,12 +8,14 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModule
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.configs import hook_of
 from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts
+from mmseg_daft.models import efficientnet_lite
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
 TIMEOUT = 10  # seconds
@@ -38,6 +40,9 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
         state = model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name.startswith('backbone.')} or state
         yield _check_file(f'load_from {load_from}', state, load_from, None, min_share, full)
+    elif own := [name for name, module in model.named_modules() if isinstance(module, BaseModule) and module.is_init]:
+        yield warn(f'{", ".join(own)}: loads its weights itself when it is built, so they were not compared.',
+                   'Make sure that they are the pre-trained ones.')
     elif not starts and hook_of(cfg, 'BNConversionHook'):
         yield fail('The model starts from no pre-trained file, and BNConversionHook needs one.',
                    "Set model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…) or load_from.")
@@ -50,11 +55,17 @@ def locate(checkpoint: str) -> tuple[str, str]:
     """Return the path or URL behind a checkpoint or a scheme, and its path on this machine, once it is downloaded.
 
     Raises:
-        Problem: MMEngine knows no model of this name.
+        Problem: MMEngine knows no model of this name, or its package is not installed.
     """
     if checkpoint.startswith(SCHEME):
         address = checkpoint.removeprefix(SCHEME)
         return address, str(local_archive(address)[0])
+    if checkpoint.startswith(efficientnet_lite.SCHEME):
+        try:
+            path = efficientnet_lite.installed_file(checkpoint.removeprefix(efficientnet_lite.SCHEME))
+        except ValueError as error:
+            raise Problem(str(error)) from None
+        return str(path), str(path)
     scheme, _, name = checkpoint.rpartition('://')
     urls = {name: checkpoint}
     if scheme in ('torchvision', 'modelzoo'):

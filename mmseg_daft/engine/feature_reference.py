@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import eval_mode
-from mmseg_daft.core.distortion import CrossMoments, feature_distortion, linear_cka, pooled
+from mmseg_daft.core.distortion import CrossMoments, feature_distortion, linear_cka, pooled, stage_of
 from mmseg_daft.core.random_state import seed_everything
 
 POSITIONS = 1024  # that CKA is taken over, per stage and all images: more change it little, and cost time
@@ -32,13 +32,31 @@ def fixed_samples(dataset: Any, number: int) -> list[dict[str, Any]]:
     return [dataset[i * total // number] for i in range(number)]
 
 
+def returned_stages(backbone: nn.Module) -> list[str]:
+    """Return the stages whose maps a backbone returns, in order, as ``stage_of`` names those of their layers.
+
+    mmseg's backbones say so by ``out_indices``. timm's say from which module each map comes; where those modules'
+    names tell no stage, the maps are counted from 1.
+
+    Raises:
+        ValueError: The backbone does not say which.
+    """
+    info = getattr(getattr(backbone, 'timm_model', None), 'feature_info', None)
+    indices = getattr(backbone, 'out_indices', getattr(info, 'out_indices', None))
+    if indices is None:
+        raise ValueError(f'{type(backbone).__name__} does not say which stages it returns (out_indices).')
+    counted = [str(index + 1) for index in indices]
+    named = [stage_of(module) for module in info.module_name()] if info else counted
+    return named if len(set(named)) == len(named) else counted
+
+
 class FeatureReference:
     """Features of some stages in half precision, scaled so that none overflows.
 
     Args:
         model: The pre-trained model, without a distributed wrapper.
         samples: The images.
-        stages: Of the backbone, counted from 1.
+        stages: Of the backbone, counted from 1; ``None`` for the last that it returns.
         max_bytes: What images and features may take together.
 
     Raises:
@@ -46,17 +64,17 @@ class FeatureReference:
     """
 
     def __init__(
-        self, model: BaseModel, samples: Sequence[dict[str, Any]], stages: Sequence[int], max_bytes: int,
+        self, model: BaseModel, samples: Sequence[dict[str, Any]], stages: Sequence[int] | None, max_bytes: int,
     ) -> None:
         self.samples = samples
-        returned = [index + 1 for index in getattr(model.backbone, 'out_indices', ())]
-        unknown = [stage for stage in stages if stage not in returned]
-        if unknown:
-            raise ValueError(f'FeatureDistortionHook(stages={tuple(stages)}): the backbone returns the stages '
-                             f'{returned} (model.backbone.out_indices).')
-        self.places = {stage: returned.index(stage) for stage in stages}
-        self.maps: dict[int, list[Tensor]] = {stage: [] for stage in stages}
-        self.scales: dict[int, float] = {}
+        returned = returned_stages(model.backbone)
+        wanted = returned[-1:] if stages is None else [str(stage) for stage in stages]
+        if unknown := [stage for stage in wanted if stage not in returned]:
+            raise ValueError(f'FeatureDistortionHook(stages=...) names {", ".join(unknown)}; the backbone returns the '
+                             f'stages {", ".join(returned)} (model.backbone.out_indices).')
+        self.places = {stage: returned.index(stage) for stage in wanted}
+        self.maps: dict[str, list[Tensor]] = {stage: [] for stage in wanted}
+        self.scales: dict[str, float] = {}
         self.nbytes = sum(sample['inputs'].numel() * sample['inputs'].element_size() for sample in samples)
         for number, sample in enumerate(samples):
             features = self._features(model, sample)
@@ -64,7 +82,7 @@ class FeatureReference:
             if number == 0 and needed > max_bytes:
                 raise ValueError(
                     f'FeatureDistortionHook: {len(samples)} images and their features at the stages '
-                    f'{", ".join(map(str, features))} need {needed / 2**20:.0f} MiB, and max_bytes allows '
+                    f'{", ".join(features)} need {needed / 2**20:.0f} MiB, and max_bytes allows '
                     f'{max_bytes / 2**20:.0f}. Use num_images={max(1, len(samples) * max_bytes // needed)}, fewer '
                     'stages, or a larger max_bytes.')
             for stage, maps in features.items():
@@ -76,12 +94,12 @@ class FeatureReference:
                 self.nbytes += self.maps[stage][-1].numel() * 2
 
     @torch.no_grad()
-    def _features(self, model: BaseModel, sample: dict[str, Any]) -> dict[int, Tensor]:
+    def _features(self, model: BaseModel, sample: dict[str, Any]) -> dict[str, Tensor]:
         with eval_mode(model):
             outputs = model.backbone(model.data_preprocessor(pseudo_collate([sample]), False)['inputs'])
         return {stage: outputs[place].float() for stage, place in self.places.items()}
 
-    def fingerprint(self) -> dict[int, list[list[float]]]:
+    def fingerprint(self) -> dict[str, list[list[float]]]:
         """Return a few numbers that tell one pre-trained model's features from another's: means of channels."""
         return {stage: [(pooled(maps)[0, :16] * self.scales[stage]).tolist() for maps in every]
                 for stage, every in self.maps.items()}
@@ -93,7 +111,7 @@ class FeatureReference:
         ``pixel_cosine_similarity`` is that over all positions, and ``cka`` linear CKA over up to 1,024 of them.
         """
         sums: dict[str, float] = {}
-        moments: dict[int, list[CrossMoments]] = {}
+        moments: dict[str, list[CrossMoments]] = {}
         for number, sample in enumerate(self.samples):
             for stage, maps in self._features(model, sample).items():
                 scale = self.scales[stage]

@@ -12,13 +12,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import VISBACKENDS
 from mmengine.visualization.vis_backend import BaseVisBackend
 from support.pretrained_files import write_start
-from support.small_runs import small, train
+from support.small_runs import SMALL, small, train
 
 from mmseg_daft.engine import feature_reference
 from mmseg_daft.engine.convert_model import CONVERTED
 from mmseg_daft.engine.hooks.feature_distortion_hook import ORIGIN
-
-NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 
 
 @VISBACKENDS.register_module()
@@ -43,7 +41,7 @@ def daft(shapes_root, tmp_path):
     """Make a config of a small DAFT run with the hook."""
 
     def make(name='run', iters=4, hook=(), **options):
-        cfg = small(f'daft/daft_{NAME}', tmp_path / name, shapes_root, iters)
+        cfg = small(SMALL / 'daft.py', tmp_path / name, shapes_root, iters)
         write_start(cfg, tmp_path)
         cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='Recording')]
         cfg.custom_hooks = [dict(type='BNConversionHook')]
@@ -201,7 +199,7 @@ def test_cka_is_over_1024_positions_at_most(monkeypatch, number, size, positions
 
 @pytest.mark.parametrize('options, message', [
     (dict(max_bytes=30_000), r'need \d+ MiB, and max_bytes allows 0. Use num_images=1, fewer stages'),
-    (dict(stages=(5,)), r'returns the stages \[1, 2, 3, 4\]')])
+    (dict(stages=(5,)), r'names 5; the backbone returns the stages 1, 2, 3, 4')])
 def test_what_cannot_be_is_refused_before_training(daft, options, message):
     with pytest.raises(ValueError, match=message):
         train(daft(hook=options))

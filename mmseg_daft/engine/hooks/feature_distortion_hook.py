@@ -44,7 +44,8 @@ class FeatureDistortionHook(Hook):
     Args:
         interval: Iterations between two measurements; there is one more at the end.
         num_images: How many images.
-        stages: Of the backbone, counted from 1.
+        stages: Of the backbone, counted from 1 as its layers' names do: ``layer4`` is 4, timm's ``blocks.6`` is 7.
+            ``None`` for the last that it returns.
         max_bytes: What images and features (in half precision) may take, in memory of the model's device and the CPU.
         modules: The submodules whose parameters are compared.
 
@@ -59,7 +60,7 @@ class FeatureDistortionHook(Hook):
         self,
         interval: int = 500,
         num_images: int = 8,
-        stages: Sequence[int] = (4,),
+        stages: Sequence[int] | None = None,
         max_bytes: int = 512 * 2**20,
         modules: Sequence[str] = ('backbone',),
     ) -> None:
@@ -67,7 +68,7 @@ class FeatureDistortionHook(Hook):
             raise ValueError(f'FeatureDistortionHook(interval={interval}, num_images={num_images}): both have to be at '
                              'least 1. Leave the hook out to follow nothing.')
         self.interval, self.num_images, self.max_bytes = interval, num_images, max_bytes
-        self.stages = (stages,) if isinstance(stages, int) else tuple(stages)
+        self.stages = (stages,) if isinstance(stages, int) else stages
         self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
 
     def before_train(self, runner: Runner) -> None:
@@ -94,7 +95,7 @@ class FeatureDistortionHook(Hook):
                 self._keep_again(runner, start.to(next(model.parameters()).device), samples)
         self._seconds = time.perf_counter() - self._start
         runner.logger.info(
-            f'Feature distortion: {len(samples)} validation images at the stages {", ".join(map(str, self.stages))}, '
+            f'Feature distortion: {len(samples)} validation images at the stages {", ".join(self.reference.places)}, '
             f'every {self.interval} iterations; {self.reference.nbytes / 2**20:.0f} MiB of images and features, '
             f'{sum(t.numel() * t.element_size() for t in self.before.values()) / 2**20:.0f} MiB of parameters')
 
@@ -121,8 +122,8 @@ class FeatureDistortionHook(Hook):
                                'be measured. Leave FeatureDistortionHook out to go on.')
         self.keep(model, samples, hub.get_info(CONVERTED) or {})
         mine = self.reference.fingerprint()
-        for stage, before in (hub.get_info(ORIGIN) or {}).get('fingerprint', {}).items():
-            if stage in mine and len(before) == len(mine[stage]):
+        for number, before in (hub.get_info(ORIGIN) or {}).get('fingerprint', {}).items():
+            if (stage := str(number)) in mine and len(before) == len(mine[stage]):
                 a, b = torch.tensor(before), torch.tensor(mine[stage])
                 if not torch.allclose(a, b, rtol=2e-2, atol=1e-2 * float(a.abs().max())):
                     raise RuntimeError(
@@ -141,9 +142,10 @@ class FeatureDistortionHook(Hook):
                 scalars = self.measure(_unwrapped(runner))
             self._seconds += time.perf_counter() - begin
             runner.visualizer.add_scalars({f'distortion/{k}': v for k, v in scalars.items()}, step=runner.iter + 1)
-            stage = f'stage{self.stages[-1]}'
+            deepest = list(self.reference.places)[-1]
+            stage = f'stage{deepest}'
             runner.logger.info(
-                f'Feature distortion at {runner.iter + 1}: stage {self.stages[-1]} cosine similarity '
+                f'Feature distortion at {runner.iter + 1}: stage {deepest} cosine similarity '
                 f'{scalars[f"{stage}/cosine_similarity"]:.4f}, L2 distance {scalars[f"{stage}/l2_distance"]:.4f}, '
                 f'CKA {scalars[f"{stage}/cka"]:.4f}; measuring took {self._seconds:.1f} s, '
                 f'{self._seconds / (time.perf_counter() - self._start):.1%} of the training')
