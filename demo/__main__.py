@@ -1,11 +1,12 @@
-"""Fine-tune a small model to a new domain, with and without DAFT, on a CPU.
+"""Fine-tune an ImageNet model to a new domain, with and without DAFT, on a CPU.
 
     python -m demo [--methods lp ft lpft daft]
 
-Renders scenes of shapes in two domains, pre-trains a small DeepLabv3+ on the
-source domain, fine-tunes it to the target domain by each method, evaluates all
-models, and compares them in one table and one picture. Every run is mmseg's own
-train.py or test.py on a config of this repository.
+Renders scenes of shapes, fine-tunes EfficientNet-Lite0 with a DeepLabv3+ decoder
+to those in daylight by each method, and tests on other daylight images, at night
+and on corrupted images, which no training has seen. It compares the methods in a
+table, a picture and plain words. Every run is mmseg's own train.py or test.py on
+a config of this repository.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -26,7 +27,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from demo import DOMAINS, METHODS, NAMES
+from demo import METHODS, NAMES, SETS
+from demo.conclusion import LEVEL, conclude
 from demo.render import RenderSettings, render_data_set
 
 # demo.runs and mmseg_daft import torch: functions do so below, once the environment is set and a bar is on the console.
@@ -34,12 +36,16 @@ if TYPE_CHECKING:
     from demo.runs import Demo
     from mmseg_daft.analysis.findings import Findings
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
 
 def main() -> None:
     """Run the demo from the command line."""
     parser = argparse.ArgumentParser(
         'python -m demo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--seed', type=int, default=0, help='seed of the data and of all runs (default: 0)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=(0, 1), metavar='N',
+                        help='seeds of the trainings (default: 0 1); the images are always the same')
+    parser.add_argument('--iterations', type=int, default=200, help='of each training (default: 200)')
     parser.add_argument('--quick', action='store_true', help='a few iterations: checks that everything runs, no more')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=('ft', 'daft'), metavar='METHOD',
                         help=f'which to compare, of {", ".join(METHODS)}; lpft starts from lp (default: ft daft)')
@@ -49,10 +55,16 @@ def main() -> None:
     methods = [method for method in METHODS if method in options.methods]
     if 'lpft' in methods and 'lp' not in methods:
         parser.error('LP-FT starts from the head that LP trained: name lp, too.')
+    if options.iterations < 1 or min(options.seeds) < 0:
+        parser.error('--iterations has to be 1 or more, and --seeds 0 or more.')
     folder: Path = options.folder.resolve()
     claim(folder)
-    set_environment(folder)
-    run_demo(folder, options.seed, options.quick, methods)
+    seeds = list(dict.fromkeys(options.seeds))
+    # OpenMP reads its variables when torch is imported. Its idle threads sleep instead of spinning: beside any other
+    # busy process, spinning costs a factor of ten.
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, CORES // (len(methods) * len(seeds)))))
+    os.environ.setdefault('GOMP_SPINCOUNT', '0')
+    run_demo(folder, 4 if options.quick else options.iterations, options.quick, methods, seeds)
 
 
 def claim(folder: Path) -> None:
@@ -67,19 +79,7 @@ def claim(folder: Path) -> None:
     marker.touch()
 
 
-def set_environment(folder: Path) -> None:
-    """Tell the configs where the data are, and OpenMP to use all cores, unless the user chose otherwise.
-
-    OpenMP reads its variables when torch is imported. Its idle threads sleep instead of spinning: beside any other busy
-    process, spinning costs a factor of ten.
-    """
-    os.environ['SHAPES_ROOT'] = str(folder / 'data')
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    os.environ.setdefault('OMP_NUM_THREADS', str(cores or 1))
-    os.environ.setdefault('GOMP_SPINCOUNT', '0')
-
-
-def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> None:
+def run_demo(folder: Path, iterations: int, quick: bool, methods: Sequence[str], seeds: Sequence[int]) -> None:
     """Render, train, evaluate, compare; leave ``results.json``, ``demo.png`` and a report in the demo's folder.
 
     Raises:
@@ -89,39 +89,35 @@ def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> No
     console.print('[bold]Domain-Aware Fine-Tuning: demo[/]\n')
     if quick:
         console.print('[yellow]--quick: checks that everything runs; the numbers mean nothing.[/]\n')
-    with bars(console, {'1  Render the two domains': 1}) as (report,):
-        few = dict(source_train=16, source_val=8, target_train=16, target_val=8) if quick else {}
-        render_data_set(folder / 'data', RenderSettings(seed, **few))
+    with bars(console, {'1  Render images': 1}) as (report,):
+        few = dict(day_train=16, day_val=4, night_train=0, night_val=4) if quick else dict(night_train=0)
+        render_data_set(folder / 'data', RenderSettings(**few))
         report(1)
         from demo.picture import draw_picture
-        from demo.runs import Demo, compare
+        from demo.runs import Demo
         from mmseg_daft.files import write_atomically
         from mmseg_daft.run_output import RunFailedError
 
-    demo = Demo(folder, seed, quick, methods)
+    demo = Demo(folder, iterations, methods, seeds)
     try:
-        train(demo, console, {'source': '2  Train the source model'})
-        titles = {run: f'{number}  Train: {NAMES[run]}' for number, run in enumerate(methods, start=3)}
-        first = methods.index('lpft') if 'lpft' in methods else len(methods)  # run side by side; LP-FT waits for LP
-        for group in filter(None, (methods[:first], methods[first:])):
-            train(demo, console, {run: titles[run] for run in group})
-        number = 3 + len(methods)
-        rows = evaluate(demo, console, f'{number}  Evaluate all models')
+        train(demo, console)
+        rows = evaluate(demo, console, '3  Evaluate the models')
     except RunFailedError as error:
         console.print('[bold red]A run failed.[/]')
         console.print(str(error), markup=False)
         raise SystemExit(1) from None
 
-    console.print(f'{number + 1}  Measure and draw')
+    console.print('4  Measure the features, and draw')
     findings = compare(demo, console)
-    draw_picture(demo, findings, folder / 'demo.png')
-    rows['source'].update(cosine_similarity=1.0, l2_distance=0.0)  # by definition: the others are compared with it
-    runs = {NAMES[run]: run for run in methods}
-    for row in findings.summary():  # the last stage of a method comes last
-        rows[runs[row['method']]].update(cosine_similarity=row['cosine'].value, l2_distance=row['l2'].value)
+    names = {run.name: row for run, row in zip(demo.runs(), rows, strict=True)}
+    for measured in findings.summary():  # the last stage of a run comes last
+        names[measured['method']]['cosine_similarity'] = measured['cosine'].value
+    draw_picture(demo, findings, rows, folder / 'demo.png')
+    sentences = conclude(rows, iterations)
     seconds = time.perf_counter() - start
-    write_atomically(folder / 'results.json', dict(seed=seed, quick=quick, seconds=round(seconds, 1), rows=rows))
-    conclude(console, seed, rows, findings)
+    write_atomically(folder / 'results.json', dict(
+        quick=quick, iterations=iterations, seconds=round(seconds, 1), rows=rows, conclusion=sentences))
+    show(console, rows, seeds, sentences)
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f'Picture: [bold]{here}/demo.png[/]\nReport:  {here}/distortion/report.html\n'
                   f'Numbers: {here}/results.json\nTime: {seconds / 60:.1f} min', soft_wrap=True)
@@ -131,56 +127,71 @@ def run_demo(folder: Path, seed: int, quick: bool, methods: Sequence[str]) -> No
 def bars(console: Console, totals: dict[str, int], unit: str = '') -> Iterator[list[Callable[[float], None]]]:
     """Show progress bars, by title and total, with the time left; yield a function for each that moves it."""
     columns = (
-        TextColumn('{task.description:<25}'), BarColumn(10), TextColumn('{task.completed:>4.0f} of {task.total:.0f}'),
+        TextColumn('{task.description:<24}'), BarColumn(10), TextColumn('{task.completed:>4.0f} of {task.total:.0f}'),
         TextColumn(f'{unit:<10}'), TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(compact=True))
     with Progress(*columns, console=console, speed_estimate_period=120) as progress:
         tasks = [progress.add_task(title, total=total) for title, total in totals.items()]
         yield [lambda done, task=task: progress.update(task, completed=done) for task in tasks]
 
 
-def train(demo: Demo, console: Console, titles: dict[str, str]) -> None:
-    """Train runs, given with their titles, side by side behind progress bars; print what their conversions report."""
-    totals = {title: demo.iterations(run) for run, title in titles.items()}
-    with bars(console, totals, 'iterations') as reports, ThreadPoolExecutor(len(titles)) as pool:
-        summaries = list(pool.map(demo.train, titles, reports))
-    for line in (line for summary in summaries for line in summary):
+def train(demo: Demo, console: Console) -> None:
+    """Train all runs behind progress bars, one on each core; print what the first conversion reports."""
+    runs = list(demo.runs())
+    waiting = [run for run in runs if run.method == 'lpft']  # which starts where LP has ended
+    summaries: list[list[str]] = []
+    with bars(console, {f'2  Train {run.name}': demo.iterations for run in runs}, 'iterations') as reports:
+        shown = dict(zip(runs, reports, strict=True))
+        for group in ([run for run in runs if run not in waiting], waiting):
+            with ThreadPoolExecutor(CORES) as pool:
+                summaries += filter(None, pool.map(lambda run: demo.train(run, shown[run]), group))
+    for line in summaries[0] if summaries else ():
         text = line.lstrip()
-        console.print(Padding(Text(text), (0, 0, 0, 5 + len(line) - len(text))), style='cyan')
+        console.print(Padding(Text(text), (0, 0, 0, 3 + len(line) - len(text))), style='cyan')
 
 
-def evaluate(demo: Demo, console: Console, title: str) -> dict[str, dict[str, float]]:
-    """Test each model on the validation images of both domains; return by run ``miou_target`` and ``miou_source``."""
-    rows: dict[str, dict[str, float]] = {run: {} for run in ('source', *demo.methods)}
-    tests = [(run, domain) for run in rows for domain in DOMAINS]
-    # Two at a time: most of a test is the start of its process, on one core.
-    with bars(console, {title: len(tests)}, 'tests') as (report,), ThreadPoolExecutor(2) as pool:
-        results = pool.map(demo.test, *zip(*tests, strict=True))
-        for done, ((run, domain), value) in enumerate(zip(tests, results, strict=True), start=1):
-            rows[run][f'miou_{domain}'] = value
-            report(done)
+def evaluate(demo: Demo, console: Console, title: str) -> list[dict[str, Any]]:
+    """Test each model; return for each run its method, seed, mIoU by set, and mIoU on daylight along the training."""
+    runs = list(demo.runs())
+    rows: list[dict[str, Any]] = []
+    with bars(console, {title: len(runs)}, 'models') as (report,), ThreadPoolExecutor(CORES) as pool:
+        for run, miou in zip(runs, pool.map(demo.test, runs), strict=True):
+            curve = demo.curve(run)
+            rows.append(dict(run._asdict(), **miou, curve=curve['day'], curve_night=curve['night']))
+            report(len(rows))
     return rows
 
 
-def conclude(console: Console, seed: int, rows: dict[str, dict[str, float]], findings: Findings) -> None:
-    """Print the tables and how to read them."""
-    from mmseg_daft.analysis.report import show_findings
+def compare(demo: Demo, console: Console) -> Findings:
+    """Compare each model with the pre-trained one on the validation images, as ``mmseg-daft analyze`` does.
 
-    table = Table(title=f'\nSource to target domain, seed {seed}', title_style='bold')
+    The report goes to ``distortion`` in the demo's folder.
+    """
+    from mmseg_daft.analysis.measure import measure
+    from mmseg_daft.analysis.report import write_report
+
+    findings = measure(demo.shipped('ft'), {run.name: demo.checkpoint(run) for run in demo.runs()}, split='val',
+                       batch_size=8, workers=0, console=console)
+    write_report(demo.folder / 'distortion', findings, ('png',), console)
+    return findings
+
+
+def show(console: Console, rows: Sequence[dict[str, Any]], seeds: Sequence[int], sentences: Sequence[str]) -> None:
+    """Print the table and what it says."""
+    table = Table(title=f'\nmIoU %, seeds {", ".join(map(str, seeds))}', title_style='bold')
     table.add_column('')
-    for heading in ('mIoU % on\ntarget', 'mIoU % on\nsource', 'features: cosine\nsimilarity', 'features: L2\ndistance'):
+    for heading in ('daylight', 'night\n(unseen)', 'corrupted\n(unseen)', 'features: cosine\nsimilarity'):
         table.add_column(heading, justify='right')
-    for run, row in rows.items():
-        table.add_row(
-            NAMES[run], f'{row["miou_target"]:.2f}', f'{row["miou_source"]:.2f}',
-            f'{row["cosine_similarity"]:.3f}', f'{row["l2_distance"]:.3f}')
+    for method in dict.fromkeys(row['method'] for row in rows):
+        mine = [row for row in rows if row['method'] == method]
+        cells = ['  '.join(f'{row[key]:.1f}' for row in mine) for key in SETS]
+        table.add_row(NAMES[method], *cells, '  '.join(f'{row["cosine_similarity"]:.2f}' for row in mine))
     console.print(table)
-    show_findings(console, findings, last_stage_only=True)
+    for sentence in sentences:
+        console.print(f'\n{sentence}', width=min(100, console.width))
     console.print(
-        '\nmIoU in the first table: higher is better. All models but the source model were trained for the target. The '
-        "columns on its right are feature distortion on the target's validation images, as medians of stage 4: 1 and 0 "
-        "mean that training left the source model's features as they were. On so small a task mIoU varies by several "
-        'points from seed to seed, so one demo illustrates the methods and does not rank them.\n',
-        width=min(100, console.width))
+        f'\nIn brackets is the difference of means over seeds; under {LEVEL:g} point, or where the seeds disagree, it '
+        'is called level. The features are those of daylight images; similarity 1 means that training left them as '
+        'they were. With more iterations the methods come closer: docs/demo.md.\n', width=min(100, console.width))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""Render the demo's data: scenes of textured shapes in two domains, in the layout of Pascal VOC.
+"""Render the demo's data: scenes of textured shapes, in the layout of Pascal VOC, in three folders.
 
-The source domain is seen by daylight: bright, even, neutral, sharp. The target domain is the same world at night: dark
-and unevenly lit, with a color cast, blur and sensor noise. Only its form tells a shape's class: all classes draw their
-colors and textures from one distribution.
+``day`` is the target domain: bright, even, neutral, sharp. ``night`` is the same kind of scene, dark and unevenly lit,
+with a color cast, blur and sensor noise. ``corrupted`` holds the validation images of the day four times: with noise,
+blurred, underexposed, with low contrast. Only its form tells a shape's class: all classes draw their colors and
+textures from one distribution.
 
     python -m demo.render work_dirs/demo/data --seed 0
 """
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 CLASSES = ('ground', 'disc', 'square', 'triangle', 'ring', 'cross')
-DOMAINS = ('source', 'target')
+DOMAINS = ('day', 'night')
+CORRUPTIONS = ('noise', 'blur', 'dark', 'contrast')
 GROUND_TONES = (0.1, 0.45)
 SHAPE_TONES = (0.45, 1.0)
 
@@ -29,33 +31,42 @@ class RenderSettings:
 
     seed: int = 0
     size: int = 128
-    source_train: int = 300
-    source_val: int = 64
-    target_train: int = 48
-    target_val: int = 64
+    day_train: int = 300
+    day_val: int = 64
+    night_train: int = 48
+    night_val: int = 64
 
 
 def render_data_set(out: Path, settings: RenderSettings) -> bool:
-    """Write both domains into a folder, unless they are there already; return whether anything was written."""
+    """Write all data into a folder, unless they are there already; return whether anything was written."""
     record = out / 'rendered.json'
     if record.is_file() and json.loads(record.read_text(encoding='utf-8')) == asdict(settings):
         return False
     record.unlink(missing_ok=True)
     for d, domain in enumerate(DOMAINS):
-        for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
-            (out / domain / folder).mkdir(parents=True, exist_ok=True)
         for s, split in enumerate(('train', 'val')):
-            names = [f'{split}_{i:04d}' for i in range(getattr(settings, f'{domain}_{split}'))]
-            for i, name in enumerate(names):
+            scenes = {}
+            for i in range(getattr(settings, f'{domain}_{split}')):
                 rng = np.random.default_rng([settings.seed, d, s, i])
                 reflectances, labels = render_scene(rng, settings.size)
-                image = photograph(reflectances, domain, rng)
-                cv2.imwrite(str(out / domain / 'JPEGImages' / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-                cv2.imwrite(str(out / domain / 'SegmentationClass' / f'{name}.png'), labels)
-            listing = out / domain / 'ImageSets' / 'Segmentation' / f'{split}.txt'
-            listing.write_text('\n'.join(names) + '\n', encoding='utf-8')
+                scenes[f'{split}_{i:04d}'] = photograph(reflectances, domain, rng), labels
+            _write(out / domain, split, scenes)
+            if (domain, split) == ('day', 'val'):
+                _write(out / 'corrupted', split, {
+                    f'{name}_{kind}': (corrupt(image, kind, np.random.default_rng([settings.seed, i])), labels)
+                    for i, (name, (image, labels)) in enumerate(scenes.items()) for kind in CORRUPTIONS})
     record.write_text(json.dumps(asdict(settings)), encoding='utf-8')  # last: the rest is complete
     return True
+
+
+def _write(root: Path, split: str, scenes: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> None:
+    """Write a split of images and labels, and its list."""
+    for folder in ('JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, (image, labels) in scenes.items():
+        cv2.imwrite(str(root / 'JPEGImages' / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        cv2.imwrite(str(root / 'SegmentationClass' / f'{name}.png'), labels)
+    (root / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text(''.join(f'{name}\n' for name in scenes))
 
 
 def render_scene(rng: np.random.Generator, size: int) -> tuple[Array, NDArray[np.uint8]]:
@@ -88,7 +99,7 @@ def photograph(image: Array, domain: str, rng: np.random.Generator) -> NDArray[n
     ys, xs = np.mgrid[-1:1:size * 1j, -1:1:size * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * xs + np.sin(angle) * ys
-    if domain == 'source':
+    if domain == 'day':
         light = rng.uniform(0.85, 1.0) * (1 + 0.05 * slope)
         cast, blur, noise = rng.uniform(0.95, 1.05, 3), 0.3, 0.01
     else:
@@ -101,6 +112,20 @@ def photograph(image: Array, domain: str, rng: np.random.Generator) -> NDArray[n
     shot = np.sqrt(np.clip(lit, 0, 1)) * rng.normal(0, noise, lit.shape)
     seen = lit + shot + rng.normal(0, noise / 2, lit.shape)
     return np.clip(255 * seen, 0, 255).astype(np.uint8)
+
+
+def corrupt(image: NDArray[np.uint8], kind: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return an image ``(H, W, 3)`` with one of ``CORRUPTIONS``."""
+    pixels = image.astype(np.float32)
+    if kind == 'noise':
+        pixels += rng.normal(0, 25, pixels.shape)
+    elif kind == 'blur':
+        pixels = cv2.GaussianBlur(pixels, (0, 0), 1.5)
+    elif kind == 'dark':
+        pixels *= 0.4
+    else:
+        pixels = 0.4 * pixels + 0.6 * pixels.mean()
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _shape_mask(rng: np.random.Generator, size: int, label: int) -> Array:
@@ -152,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         'python -m demo.render', description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('out', type=Path, help='the folder for source/ and target/')
+    parser.add_argument('out', type=Path, help='the folder for day/, night/ and corrupted/')
     for name, value in asdict(RenderSettings()).items():
         parser.add_argument(f'--{name.replace("_", "-")}', type=int, default=value, help=name.replace('_', ' '))
     options = vars(parser.parse_args())

@@ -45,10 +45,10 @@ def camvid_layout(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def shapes_root(tmp_path_factory):
-    """A small data set in the layout of the demo's, source and target domain."""
+    """A small data set in the layout of the demo's, day and night."""
     from support.data_layouts import write_voc
     root = tmp_path_factory.mktemp('shapes')
-    for domain in ('source', 'target'):
+    for domain in ('day', 'night'):
         (root / domain).mkdir()
         write_voc(root / domain, num_classes=6)
     return root

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from support.pretrained_files import write_start
-from support.small_runs import small, train
+from support.small_runs import SMALL, small, train
 
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.engine.convert_model import RECORD
 
-DATA = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 VALIDATION = 2
 
 
@@ -22,7 +21,7 @@ VALIDATION = 2
 class Method:
     """What a method is, after Tables 1 and 5 of the paper."""
 
-    config: str
+    name: str
     backbone_trains: bool
     eval_mode: str | None  # prefix of the batch norms that stay in eval mode
     converted: bool
@@ -30,13 +29,13 @@ class Method:
 
 
 METHODS = [
-    Method('lp/lp', False, 'backbone.', False, False),
-    Method('ft/ft', True, None, False, True),
-    Method('lpft/lpft', True, '', False, True),
-    Method('daft/daft', True, None, True, False),
-    Method('ablation/ft-conversion', True, None, True, True),
-    Method('ablation/lpft-conversion', True, '', True, True),
-    Method('ablation/integrated-lpft', True, None, False, False)]
+    Method('lp', False, 'backbone.', False, False),
+    Method('ft', True, None, False, True),
+    Method('lpft', True, '', False, True),
+    Method('daft', True, None, True, False),
+    Method('ft-conversion', True, None, True, True),
+    Method('lpft-conversion', True, '', True, True),
+    Method('integrated-lpft', True, None, False, False)]
 
 
 class History:
@@ -55,11 +54,11 @@ class History:
 
 
 @pytest.mark.parametrize('method', [
-    method if method.config == 'daft/daft' else pytest.param(method, marks=pytest.mark.slow) for method in METHODS
-], ids=lambda method: method.config.split('/')[1])
+    method if method.name == 'daft' else pytest.param(method, marks=pytest.mark.slow) for method in METHODS
+], ids=lambda method: method.name)
 def test_method(method, shapes_root, tmp_path):
     def make(iters):
-        cfg = small(f'{method.config}_{DATA}', tmp_path / 'run', shapes_root, iters, **{
+        cfg = small(SMALL / f'{method.name}.py', tmp_path / 'run', shapes_root, iters, **{
             'train_cfg.val_interval': VALIDATION, 'default_hooks.checkpoint.interval': 4})
         write_start(cfg, tmp_path)
         for rate in ('backbone_lr', 'head_lr'):  # steps that show in float32
@@ -115,7 +114,7 @@ def test_method(method, shapes_root, tmp_path):
     # The start: the file's weights, but for a conversion.
     file = torch.load(write_start(make(4), tmp_path))['state_dict']
     assert method.converted == (continued.message_hub.get_info(RECORD) is not None)
-    from_head = method.config.split('/')[1].startswith('lpft')
+    from_head = method.name.startswith('lpft')
     assert any(name.startswith('decode_head.project') for name in file) == from_head
     for name, tensor in file.items():
         if name.startswith('backbone.') or from_head:
@@ -130,7 +129,7 @@ def test_linear_probing_stores_no_activations_of_the_backbone(shapes_root, tmp_p
     """The memory that freezing saves: what autograd keeps of a training forward."""
     saved = {}
     for method in ('lp', 'ft'):
-        cfg = small(f'{method}/{method}_{DATA}', tmp_path / method, shapes_root, 1)
+        cfg = small(SMALL / f'{method}.py', tmp_path / method, shapes_root, 1)
         write_start(cfg, tmp_path)
 
         def look(runner, batch, method=method):

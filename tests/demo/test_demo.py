@@ -10,11 +10,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmseg.evaluation import IoUMetric
 
+from demo.conclusion import conclude
+from demo.folder_iou import FolderIoU
 from mmseg_daft.run_output import RunFailedError, run_logged
 
 ROOT = Path(__file__).parents[2]
-SMALL = ['--source-train', '12', '--source-val', '4', '--target-train', '12', '--target-val', '4']
+SMALL = ['--day-train', '12', '--day-val', '4', '--night-train', '12', '--night-val', '4']
 
 
 def run(*words):
@@ -43,7 +47,7 @@ def test_rendering_is_a_function_of_the_seed(rendered):
     assert hashes(rendered / 'a') == a
 
 
-@pytest.mark.parametrize('domain', ['source', 'target'])
+@pytest.mark.parametrize('domain', ['day', 'night'])
 def test_the_layout_is_that_of_voc_and_all_classes_occur(rendered, domain):
     root = rendered / 'a' / domain
     classes = set()
@@ -60,38 +64,108 @@ def test_the_layout_is_that_of_voc_and_all_classes_occur(rendered, domain):
 
 def test_the_domains_differ_in_light(rendered):
     means = [np.mean([cv2.imread(str(p)).mean() for p in (rendered / 'a' / domain / 'JPEGImages').glob('*.jpg')])
-             for domain in ('source', 'target')]
+             for domain in ('day', 'night')]
     assert means[1] < 0.8 * means[0]
+
+
+def test_corruptions_are_of_the_validation_images_of_the_day(rendered):
+    root = rendered / 'a'
+    names = (root / 'corrupted' / 'ImageSets' / 'Segmentation' / 'val.txt').read_text().split()
+    assert len(names) == 16 and names[0] == 'val_0000_noise'
+    for name in names:
+        stem, _, kind = name.rpartition('_')
+        day, corrupted = (cv2.imread(str(root / folder / 'JPEGImages' / f'{file}.jpg')).astype(float)
+                          for folder, file in (('day', stem), ('corrupted', name)))
+        same_mean = abs((corrupted - day).mean()) < 8
+        assert dict(noise=15 < (corrupted - day).std() < 35 and same_mean,
+                    blur=cv2.Laplacian(corrupted, -1).std() < 0.5 * cv2.Laplacian(day, -1).std() and same_mean,
+                    dark=0.35 < corrupted.mean() / day.mean() < 0.45,
+                    contrast=0.35 < corrupted.std() / day.std() < 0.45 and same_mean)[kind], name
+        labels = [(root / folder / 'SegmentationClass' / f'{file}.png').read_bytes()
+                  for folder, file in (('day', stem), ('corrupted', name))]
+        assert labels[0] == labels[1]
+
+
+def row(method, seed, day, night, corrupted, curve):
+    return dict(method=method, seed=seed, day=day, night=night, corrupted=corrupted, curve=curve)
+
+
+@pytest.mark.parametrize('daft, ft, said', [
+    ([(70, 40, 30), (72, 40.5, 34)], [(60, 40.2, 38), (61, 40.1, 37)],
+     'DAFT is ahead of FT on daylight (+10.5), level with FT on night (+0.1), behind FT on corrupted daylight (-5.5).'),
+    ([(50, 20, 20), (50, 20, 20)], [(60, 30, 30), (60, 30, 30)],
+     'DAFT is behind FT on daylight (-10.0), night (-10.0) and corrupted daylight (-10.0).'),
+    ([(70, 30, 30), (50, 30, 30)], [(60, 30, 30), (45, 40, 30.5)],  # the seeds disagree about the night
+     'DAFT is ahead of FT on daylight (+7.5), level with FT on night (-5.0) and corrupted daylight (-0.2).'),
+    ([(60, 30, 30)], [(60, 30, 30)],
+     'DAFT is level with FT on daylight (+0.0), night (+0.0) and corrupted daylight (+0.0).')])
+def test_the_conclusion_says_what_the_numbers_do(daft, ft, said):
+    rows = [row(method, seed, *miou, {10: 0.5, 20: miou[0]}) for method, runs in (('ft', ft), ('daft', daft))
+            for seed, miou in enumerate(runs)]
+    assert conclude(rows, 20)[0] == said
+
+
+@pytest.mark.parametrize('curves, said', [
+    (({10: 61, 20: 70}, {10: 30, 20: 61.0}), 'after 10 (seed 0) and 20 (seed 3) of 20 iterations'),
+    (({10: 61, 20: 70}, {10: 30, 20: 60.9}), 'after 10 (seed 0) and never (seed 3) of 20 iterations'),
+    (({10: 59, 20: 59}, {10: 30, 20: 60.9}), 'It never reaches the final mIoU of FT')])
+def test_the_conclusion_says_how_soon(curves, said):
+    rows = [row('ft', 0, 1, 1, 1, {10: 80, 20: 60}), row('ft', 3, 1, 1, 1, {10: 10, 20: 61}),
+            *(row('daft', seed, 1, 1, 1, curve) for seed, curve in zip((0, 3), curves))]
+    assert said in conclude(rows, 20)[1]
+    assert conclude(rows[:2], 20) == conclude(rows[2:], 20) == []
+
+
+def test_a_metric_of_one_folder_is_that_of_its_images_alone(tmp_path):
+    def sample(folder, seed):
+        labels = torch.Generator().manual_seed(seed)
+        label, told = torch.randint(0, 3, (2, 1, 8, 8), generator=labels)
+        return dict(img_path=str(tmp_path / folder / f'{seed}.png'),
+                    gt_sem_seg=dict(data=label), pred_sem_seg=dict(data=told))
+
+    samples = [sample('day', 0), sample('night', 1), sample('day', 2)]
+    found = {}
+    for folder in ('day', 'night'):
+        mine, all_of = FolderIoU(str(tmp_path / folder)), IoUMetric()
+        for metric, given in ((mine, samples), (all_of, [s for s in samples if f'/{folder}/' in s['img_path']])):
+            metric.dataset_meta = dict(classes='abc')
+            metric.process({}, given)
+        found[folder] = mine.evaluate(3)
+        assert found[folder] == {f'{folder}/{key}': value for key, value in all_of.evaluate(3).items()}
+    assert found['day']['day/mIoU'] != found['night']['night/mIoU']
 
 
 @pytest.mark.slow
 def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_path):
-    for left_over in ('ft/iter_4.pth', 'source/20200101_000000/vis_data/scalars.json', 'data/rendered.json'):
-        (tmp_path / 'demo' / left_over).parent.mkdir(parents=True)
-        (tmp_path / 'demo' / left_over).write_text('{}')
-    refused = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo')
+    demo = tmp_path / 'demo'
+    for left_over in ('ft/seed-0/iter_4.pth', 'lp/seed-0/20200101_000000/vis_data/scalars.json', 'data/rendered.json'):
+        (demo / left_over).parent.mkdir(parents=True)
+        (demo / left_over).write_text('{}')
+    refused = run('-m', 'demo', '--quick', '--folder', demo)
     assert refused.returncode != 0 and "not the demo's" in refused.stderr
-    assert (tmp_path / 'demo' / 'ft' / 'iter_4.pth').exists()
-    refused = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft')
+    assert (demo / 'ft' / 'seed-0' / 'iter_4.pth').exists()
+    refused = run('-m', 'demo', '--quick', '--folder', demo, '--methods', 'lpft')
     assert refused.returncode != 0 and 'name lp, too' in refused.stderr
-    (tmp_path / 'demo' / '.mmseg_daft_demo').touch()
-    result = run('-m', 'demo', '--quick', '--folder', tmp_path / 'demo', '--methods', 'lpft', 'daft', 'lp')
+    (demo / '.mmseg_daft_demo').touch()
+    result = run('-m', 'demo', '--quick', '--folder', demo, '--methods', 'lpft', 'daft', 'lp', '--seeds', '0', '3')
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert 'BN conversion of backbone: 20 layers found, 20 converted' in result.stdout
-    rows = json.loads((tmp_path / 'demo' / 'results.json').read_text())['rows']
-    assert list(rows) == ['source', 'lp', 'lpft', 'daft']
-    assert rows['lp']['cosine_similarity'] == 1 and rows['lp']['l2_distance'] == 0  # its backbone is frozen
-    for row in rows.values():
-        assert set(row) == {'miou_target', 'miou_source', 'cosine_similarity', 'l2_distance'}
-        assert f'{row["miou_target"]:.2f}' in result.stdout
-    picture = cv2.imread(str(tmp_path / 'demo' / 'demo.png'))
+    assert 'BN conversion of backbone: 48 layers found, 48 converted' in result.stdout
+    rows = json.loads((demo / 'results.json').read_text())['rows']
+    assert [(r['method'], r['seed']) for r in rows] == [(m, s) for m in ('lp', 'lpft', 'daft') for s in (0, 3)]
+    for found in rows:
+        assert list(found['curve']) == list(found['curve_night']) == ['1', '2', '3', '4']
+        assert f'{found["day"]:.1f}' in result.stdout
+        cells = found['cosine_similarity'] == 1  # LP keeps the backbone
+        assert cells == (found['method'] == 'lp') and 0 <= found['corrupted'] <= 100
+        predictions = {path.parent.name for path in (demo / found['method']).rglob('test/*/val_0000*.png')}
+        assert predictions == {'day', 'night', 'corrupted'}
+    assert 'DAFT is' in result.stdout and 'of LP-FT on daylight' in ' '.join(result.stdout.split())
+    picture = cv2.imread(str(demo / 'demo.png'))
     assert picture.shape[0] > 600 and picture.std() > 10
-    log = (tmp_path / 'demo' / 'lpft' / 'train.log').read_text()
-    assert f'load model from: {tmp_path}/demo/lp/iter_4.pth' in log
+    log = (demo / 'lpft' / 'seed-3' / 'train.log').read_text()
+    assert f'load model from: {demo}/lp/seed-3/iter_4.pth' in log
     assert len(result.stdout.splitlines()) < 80, 'the console is no longer readable'
-    table = result.stdout.split('Source to target domain')[1].split('Feature distortion')[0]
-    assert 'similarity' in table and '…' not in table
-    assert all(len(line) <= 80 for line in result.stdout.splitlines() if str(tmp_path) not in line)
+    assert all(len(line) <= 80 and '…' not in line for line in result.stdout.splitlines() if str(tmp_path) not in line)
 
 
 def test_the_environment_can_be_set_before_torch_is_imported():

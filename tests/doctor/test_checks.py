@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.data_layouts import write_cityscapes
 from support.pretrained_files import write_start
-from support.small_runs import DAFT_VOC, small
+from support.small_runs import DAFT_VOC, SMALL, small
 
 from mmseg_daft import cli
 from mmseg_daft.doctor.data import known_count, ranges
@@ -316,7 +316,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path, examine, text, options,
 
 
 def test_options_reach_the_config_and_environment_variables_are_named(examine, tmp_path):
-    exam = examine(ROOT / 'configs' / 'ft' / 'ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py',
+    exam = examine(SMALL / 'ft.py',
                              '--cfg-options', 'train_dataloader.dataset.data_root=/nowhere',
                              'model.backbone.init_cfg=None', 'train_dataloader.batch_size=4',
                              'optim_wrapper.accumulative_counts=2')

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from support.pretrained_files import write_start
-from support.small_runs import small, train
+from support.small_runs import SMALL, small, train
 
 from mmseg_daft.engine.hooks.checkpoint_on_signal_hook import CHECKPOINT, STOPPED, CheckpointOnSignalHook
 from mmseg_daft.engine.hooks.divergence_hook import MARK
-
-FT = 'ft/ft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +28,7 @@ def handlers():
 def config(shapes_root, tmp_path):
     """A run without anything random but the order of the data: checkpoints hold no random state."""
     def make(name, **options):
-        cfg = small(FT, tmp_path / name, shapes_root, iters=5, **options)
+        cfg = small(SMALL / 'ft.py', tmp_path / name, shapes_root, iters=5, **options)
         pipeline = cfg.train_dataloader.dataset.pipeline
         cfg.train_dataloader.dataset.pipeline = [t for t in pipeline if not t['type'].startswith('Random')]
         cfg.model.data_preprocessor.size = (60, 80)

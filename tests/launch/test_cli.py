@@ -17,7 +17,7 @@ PAGES = [[], *([name] for name in cli.COMMANDS), *(['sweep', part] for part in (
          ['configs', 'list'], ['configs', 'copy']]
 SHIMS = dict(doctor='doctor', domain_gap='domain-gap', convert_checkpoint='convert', train='train', test='test',
              lpft='lpft', sweep='sweep', analyze_distortion='analyze')
-CONFIG = 'daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
+CONFIG = 'daft/daft_deeplabv3plus_efficientnet-lite0_b8-200_shapes-day-96x96.py'
 
 
 def start(*words, **env):
@@ -104,7 +104,7 @@ def test_configs_are_listed_by_words_at_the_terminal_s_width(capsys, monkeypatch
     assert max(map(len, every.splitlines()[:-1])) <= 80
     assert cli.main(['configs', 'list', 'DAFT', 'shapes']) == 0
     some = capsys.readouterr().out
-    assert CONFIG in some and 'DAFT from the shapes' in some and 'cityscapes' not in some
+    assert CONFIG in some and 'DAFT from ImageNet to the demo' in some and 'cityscapes' not in some
     with pytest.raises(SystemExit, match='None of the .* has daft and nowhere'):
         cli.main(['configs', 'list', 'daft', 'nowhere'])
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from support.pretrained_files import write_start
-from support.small_runs import small
+from support.small_runs import SMALL, small
 
 from mmseg_daft.cli import main
 
 pytestmark = pytest.mark.slow
-NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def stages(shapes_root, tmp_path):
     """The two stages of the demo's data as small config files."""
     paths = []
     for folder in ('lp', 'lpft'):
-        cfg = small(f'{folder}/{folder}_{NAME}', tmp_path / folder, shapes_root, iters=3)
+        cfg = small(SMALL / f'{folder}.py', tmp_path / folder, shapes_root, iters=3)
         cfg.default_hooks.checkpoint.interval = 1
         if folder == 'lp':
             write_start(cfg, tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / 'tools'
-DAFT = TOOLS.parent / 'configs' / 'daft' / 'daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
+DAFT = TOOLS.parent / 'configs' / 'daft' / 'daft_deeplabv3plus_efficientnet-lite0_b8-200_shapes-day-96x96.py'
 
 
 @pytest.fixture

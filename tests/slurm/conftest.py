@@ -9,7 +9,7 @@ from mmengine.config import Config
 from support import environment
 from support.pretrained_files import write_start
 from support.slurm_cluster import SlurmCluster, why_not_here
-from support.small_runs import small
+from support.small_runs import SMALL, small
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def config(tmp_path_factory, shapes_root):
     conversion is in it: a resumed run must not convert again.
     """
     folder = tmp_path_factory.mktemp('run')
-    cfg = small('daft/daft_deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py', folder / 'unused', shapes_root,
+    cfg = small(SMALL / 'daft.py', folder / 'unused', shapes_root,
                 iters=12)
     cfg.train_dataloader.dataset.pipeline = [
         t for t in cfg.train_dataloader.dataset.pipeline if not t['type'].startswith('Random')]

@@ -10,9 +10,8 @@ import torch
 
 from support.data_layouts import write_voc
 from support.pretrained_files import trained_state
-from support.small_runs import small, train
+from support.small_runs import SMALL, small, train
 
-NAME = 'deeplabv3plus_r18-shapes_b8-200_shapes-target-96x96.py'
 IMAGES = 7
 
 
@@ -36,7 +35,7 @@ class DistortionCase:
         self.config = self.write(self.with_start(self.read('ft')))
 
     def read(self, method: str, iters: int = 2, **options: Any) -> Any:
-        return small(f'{method}/{method}_{NAME}', self.folder / method, self.folder, iters, **options)
+        return small(SMALL / f'{method}.py', self.folder / method, self.folder, iters, **options)
 
     def with_start(self, cfg: Any) -> Any:
         cfg.model.backbone.init_cfg.checkpoint = str(self.start)

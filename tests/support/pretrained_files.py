@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mmseg_daft.models.efficientnet_lite import SCHEME, installed_file
 from support.networks import pretrained
 
 
@@ -24,6 +25,8 @@ def write_start(cfg: Config, folder: Path) -> Path | None:
         if start:
             name = start.checkpoint.removeprefix('torchscript://').rsplit('/', 1)[-1]
             path = folder / name
+            if start.checkpoint.startswith(SCHEME):
+                return installed_file(name)  # the real one
             if module is cfg.model:
                 torch.save({'state_dict': trained_state(dict(cfg.model, init_cfg=None))}, path)
             elif name.endswith('.pt'):

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from support import ROOT
 
 CONFIGS = ROOT / 'configs'
+SMALL = ROOT / 'tests' / 'support' / 'configs'
 FT_VOC = 'ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 DAFT_VOC = 'daft/daft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
 _number = itertools.count()
@@ -21,7 +22,8 @@ _number = itertools.count()
 def small(config: str | Path, work_dir: Path, data_root: Path | None = None, iters: int = 2, **options: Any) -> Config:
     """Read a config and turn its sizes down: batch 4, crops of 32, a slim backbone, few iterations.
 
-    Everything that makes the method stays: hooks, constructor, transforms, schedule.
+    It is one of ``CONFIGS``, or anywhere by its whole path. Everything that makes the method stays: hooks, constructor,
+    transforms, schedule.
     """
     cfg = Config.fromfile(CONFIGS / config)
     cfg.work_dir = str(work_dir)
@@ -50,7 +52,10 @@ def small(config: str | Path, work_dir: Path, data_root: Path | None = None, ite
 
 
 def slim_down(model: dict) -> None:
-    """Give a model a backbone of 4 base channels and, where it has one, a decoder of 8."""
+    """Give a model a backbone of 4 base channels, unless it is timm's, and, where it has one, a decoder of 8."""
+    if model['backbone']['type'] == 'TIMMBackbone':
+        model['decode_head'].update(channels=8)
+        return
     head, expansion = model['decode_head'], 1 if model['backbone']['depth'] < 50 else 4
     model['backbone'].update(base_channels=4)
     if model['backbone']['type'] == 'ResNet':

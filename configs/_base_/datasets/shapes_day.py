@@ -1,5 +1,5 @@
-# The demo's scenes of shapes in their target domain, drawn by demo/render.py (VOC layout).
-data_root = '{{$SHAPES_ROOT:work_dirs/demo/data}}/target'
+# The demo's scenes of shapes in daylight, drawn by demo/render.py (VOC layout).
+data_root = '{{$SHAPES_ROOT:work_dirs/demo/data}}/day'
 crop_size = (96, 96)
 train_pipeline = [
     dict(type='LoadImageFromFile'),

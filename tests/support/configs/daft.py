@@ -1,0 +1,3 @@
+_base_ = 'ft.py'
+custom_hooks = [dict(type='BNConversionHook')]
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.1, head_lr=1.0))

@@ -1,0 +1,2 @@
+_base_ = 'ft.py'
+custom_hooks = [dict(type='BNConversionHook')]
