@@ -2,7 +2,7 @@
 
     python -m docs.draw_conversion
 
-Pre-trains a network on the demo's source domain (day), converts it to the target domain (night), and compares its
+Pre-trains a network on the demo's scenes by day (source), converts it to those at night (target), and compares its
 features of night images with the pre-trained network's. All numbers are measured. Takes about a minute on a CPU.
 """
 
@@ -49,7 +49,7 @@ def render(domain: str, count: int, size: int = 64) -> tuple[Tensor, Tensor]:
     """Render a domain: images ``(N, 3, H, W)`` in [0, 1] and class ids ``(N, H, W)``."""
     images, labels = [], []
     for i in range(count):
-        rng = np.random.default_rng([i, domain == 'target'])
+        rng = np.random.default_rng([i, domain == 'night'])
         scene, ids = render_scene(rng, size)
         images.append(photograph(scene, domain, rng))
         labels.append(ids)
@@ -122,8 +122,8 @@ def draw(before: Segmentor, after: Segmentor, source: Tensor, target: Tensor, pa
         for part, title in ((left, 'In a new domain, layers get other inputs'),
                             (right, "Features of night images, against the pre-trained network's")):
             part.suptitle(title, fontsize=11, fontweight='bold')
-        axes = left.subplot_mosaic([['source', 'statistics'], ['target', 'statistics']], width_ratios=(1, 2.1))
-        for domain, title, color in (('source', 'source: day', DAY), ('target', 'target: night', NIGHT)):
+        axes = left.subplot_mosaic([['day', 'statistics'], ['night', 'statistics']], width_ratios=(1, 2.1))
+        for domain, title, color in (('day', 'source: day', DAY), ('night', 'target: night', NIGHT)):
             rng = np.random.default_rng(9)
             axes[domain].imshow(photograph(render_scene(rng, 160)[0], domain, rng)[..., ::-1])
             axes[domain].set_axis_off()
@@ -145,8 +145,8 @@ def draw(before: Segmentor, after: Segmentor, source: Tensor, target: Tensor, pa
 def main() -> None:
     """Pre-train, convert and draw."""
     torch.manual_seed(0)
-    source, labels = render('source', 160)
-    target, _ = render('target', 160)
+    source, labels = render('day', 160)
+    target, _ = render('night', 160)
     before = Segmentor()
     pretrain(before, source, labels)
     after = copy.deepcopy(before)

@@ -95,7 +95,7 @@ def test_the_picture_can_be_drawn(tmp_path):
     from docs.draw_conversion import Segmentor, convert_batch_norm, draw, pretrain, render
 
     torch.manual_seed(0)
-    (source, labels), (target, _) = render('source', 8), render('target', 8)
+    (source, labels), (target, _) = render('day', 8), render('night', 8)
     before, after = Segmentor(), Segmentor()
     pretrain(before, source, labels, iterations=2)
     after.load_state_dict(before.state_dict())

