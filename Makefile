@@ -50,7 +50,7 @@ test-matrix: ## the test suite on every stack, then a table of the results
 	  table="$$table$$(printf '%-12s %s' $$stack "$$result")|"; \
 	done; printf '\n%s' "$$table" | tr '|' '\n'; [ -z "$$bad" ]
 
-demo: install ## render two domains, fine-tune with FT and DAFT, compare; DEMO_ARGS='--methods lp ft lpft daft': all
+demo: install ## fine-tune an ImageNet model with FT and DAFT, compare; DEMO_ARGS='--methods lp ft lpft daft': all
 	$(BIN)/python -m demo $(DEMO_ARGS)
 
 lint: install ## ruff

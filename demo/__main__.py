@@ -34,7 +34,6 @@ from demo.render import RenderSettings, render_data_set
 # demo.runs and mmseg_daft import torch: functions do so below, once the environment is set and a bar is on the console.
 if TYPE_CHECKING:
     from demo.runs import Demo
-    from mmseg_daft.analysis.findings import Findings
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
@@ -95,6 +94,8 @@ def run_demo(folder: Path, iterations: int, quick: bool, methods: Sequence[str],
         report(1)
         from demo.picture import draw_picture
         from demo.runs import Demo
+        from mmseg_daft.analysis.measure import measure
+        from mmseg_daft.analysis.report import write_report
         from mmseg_daft.files import write_atomically
         from mmseg_daft.run_output import RunFailedError
 
@@ -108,19 +109,19 @@ def run_demo(folder: Path, iterations: int, quick: bool, methods: Sequence[str],
         raise SystemExit(1) from None
 
     console.print('4  Measure the features, and draw')
-    findings = compare(demo, console)
+    findings = measure(demo.shipped('ft'), {run.name: demo.checkpoint(run) for run in demo.runs()}, split='val',
+                       batch_size=8, workers=0, console=console)
     names = {run.name: row for run, row in zip(demo.runs(), rows, strict=True)}
     for measured in findings.summary():  # the last stage of a run comes last
         names[measured['method']]['cosine_similarity'] = measured['cosine'].value
-    draw_picture(demo, findings, rows, folder / 'demo.png')
     sentences = conclude(rows, iterations)
-    seconds = time.perf_counter() - start
-    write_atomically(folder / 'results.json', dict(
-        quick=quick, iterations=iterations, seconds=round(seconds, 1), rows=rows, conclusion=sentences))
+    write_atomically(folder / 'results.json', dict(quick=quick, iterations=iterations, rows=rows, conclusion=sentences))
+    write_report(folder / 'distortion', findings, ('png',), console)
+    draw_picture(demo, findings, rows, folder / 'demo.png')
     show(console, rows, seeds, sentences)
     here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.print(f'Picture: [bold]{here}/demo.png[/]\nReport:  {here}/distortion/report.html\n'
-                  f'Numbers: {here}/results.json\nTime: {seconds / 60:.1f} min', soft_wrap=True)
+                  f'Numbers: {here}/results.json\nTime: {(time.perf_counter() - start) / 60:.1f} min', soft_wrap=True)
 
 
 @contextmanager
@@ -159,20 +160,6 @@ def evaluate(demo: Demo, console: Console, title: str) -> list[dict[str, Any]]:
             rows.append(dict(run._asdict(), **miou, curve=curve['day'], curve_night=curve['night']))
             report(len(rows))
     return rows
-
-
-def compare(demo: Demo, console: Console) -> Findings:
-    """Compare each model with the pre-trained one on the validation images, as ``mmseg-daft analyze`` does.
-
-    The report goes to ``distortion`` in the demo's folder.
-    """
-    from mmseg_daft.analysis.measure import measure
-    from mmseg_daft.analysis.report import write_report
-
-    findings = measure(demo.shipped('ft'), {run.name: demo.checkpoint(run) for run in demo.runs()}, split='val',
-                       batch_size=8, workers=0, console=console)
-    write_report(demo.folder / 'distortion', findings, ('png',), console)
-    return findings
 
 
 def show(console: Console, rows: Sequence[dict[str, Any]], seeds: Sequence[int], sentences: Sequence[str]) -> None:

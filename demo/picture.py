@@ -59,10 +59,11 @@ def _scene(demo: Demo, place: str) -> Scene:
 def _draw_curves(axis: Axes, demo: Demo, key: str) -> None:
     """Draw a line for each run, in its method's style."""
     looks = styles([NAMES[method] for method in demo.methods])
+    names = {**NAMES, 'lpft': 'LP-FT, after LP'}
     for run in demo.runs():
         curve = demo.curve(run)[key]
         axis.plot(list(curve), list(curve.values()), markersize=3, linewidth=1.2, **looks[NAMES[run.method]],
-                  label=NAMES[run.method] if run.seed == demo.seeds[0] else None)
+                  label=names[run.method] if run.seed == demo.seeds[0] else None)
 
 
 def _draw_similarities(axis: Axes, demo: Demo, findings: Findings) -> None:

@@ -1,4 +1,4 @@
-# Ablation on Cityscapes from MoCo-v2: FT and the conversion, at one rate.
+# Ablation on Cityscapes from MoCo-v2: FT and the conversion, at one rate; batch norm in train mode.
 #   mmseg-daft train configs/ablation/ft-conversion_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py
 _base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768.py'
 custom_hooks = [dict(type='BNConversionHook')]

@@ -34,8 +34,9 @@ METHODS = [
     Method('lpft', True, '', False, True),
     Method('daft', True, None, True, False),
     Method('ft-conversion', True, None, True, True),
-    Method('lpft-conversion', True, '', True, True),
-    Method('integrated-lpft', True, None, False, False)]
+    Method('lpft-conversion', True, None, True, True),
+    Method('integrated-lpft', True, 'backbone.', False, False),
+    Method('two-rates', True, None, False, False)]
 
 
 class History:

@@ -1,2 +1,2 @@
 _base_ = 'lpft.py'
-custom_hooks = [dict(type='BNConversionHook'), dict(type='BNTestModeHook')]
+custom_hooks = [dict(type='BNConversionHook')]
