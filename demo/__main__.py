@@ -178,7 +178,8 @@ def show(console: Console, rows: Sequence[dict[str, Any]], seeds: Sequence[int],
     console.print(
         f'\nIn brackets is the difference of means over seeds; under {LEVEL:g} point, or where the seeds disagree, it '
         'is called level. The features are those of daylight images; similarity 1 means that training left them as '
-        'they were. With more iterations the methods come closer: docs/demo.md.\n', width=min(100, console.width))
+        'they were. With more iterations the methods come closer on daylight: docs/demo.md.\n',
+        width=min(100, console.width))
 
 
 if __name__ == '__main__':
