@@ -9,6 +9,7 @@ All arguments are passed on to it. Several processes also work without a GPU.
 
 import argparse
 
+import mmseg_daft
 from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
 
 PASSES_ON = True
@@ -27,5 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate."""
-    return run_script('test.py', args)
+    """Evaluate.
+
+    Raises:
+        ConfigError: The config or an option is wrong.
+        SystemExit: The config cannot be tested in this way, or the checkpoint cannot be read.
+    """
+    from mmseg_daft.engine.configs import read_config
+
+    cfg = read_config(args.config, args.cfg_options, import_modules=False)
+    needed = ['test_dataloader', 'test_cfg', 'test_evaluator', *(['tta_model', 'tta_pipeline'] if args.tta else [])]
+    if missing := [key for key in needed if cfg.get(key) is None]:
+        raise SystemExit(f'{args.config} has no {", ".join(missing)}, so it cannot be tested'
+                         f'{" with --tta" * args.tta}. Add what is missing{" or leave out --tta" * args.tta}.')
+    mmseg_daft.register()  # first: torch reads MMEngine's checkpoints by one of its repairs
+    from mmseg_daft.engine.checkpoints import read_checkpoint
+
+    try:
+        read_checkpoint(args.checkpoint)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    return run_script('test.py', args.launcher, args.words)
