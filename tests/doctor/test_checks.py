@@ -220,7 +220,7 @@ def endless_loss(case):
     (torn_weights, 'weights', 'cannot be read', 'download the file again'),
     (unreachable_weights, 'weights', 'http://127.0.0.1:9/x.pth, prefix module.encoder_q: cannot be reached',
      'hub/checkpoints/x.pth'),
-    (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x.pt'),
+    (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x-'),
     (no_weights_at_all, 'weights', 'BNConversionHook needs one', 'init_cfg'),
     (load_from_others, 'weights', 'load_from', 'Correct prefix or the file'),
     (other_classes, 'classes', 'num_classes=19, the data of train_dataloader, val_dataloader, test_dataloader 21',
