@@ -110,8 +110,8 @@ def _check_file(
     try:
         matched = match_file(state, checkpoint, prefix)
     except Exception as error:
-        return fail(f'{what}: cannot be read. {describe(error)}', f'Remove {path} and get it again.'
-                    if is_address(address) else 'Write or download the file again.')
+        return fail(f'{what}: cannot be read. {describe(error)}',
+                    f'If it is damaged, remove {path}, and it is downloaded again.' if is_address(address) else '')
     if problem := matched.problem(min_share):
         return fail(f'{what} does not match: {problem}',
                     'Correct prefix or the file; MMEngine would only warn, and train from random weights.')

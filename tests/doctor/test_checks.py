@@ -217,7 +217,7 @@ def endless_loss(case):
     (no_labels_loaded, 'train data', 'does not load labels', 'LoadAnnotations'),
     (other_weights, 'weights', 'does not match: 0 of 265', "prefix='module.encoder_q'"),
     (no_weights_file, 'weights', 'there is no such file', 'Put it there'),
-    (torn_weights, 'weights', 'cannot be read', 'download the file again'),
+    (torn_weights, 'weights', 'cannot be read', 'If it was copied or downloaded, get it again'),
     (unreachable_weights, 'weights', 'http://127.0.0.1:9/x.pth, prefix module.encoder_q: cannot be reached',
      'hub/checkpoints/x.pth'),
     (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x-'),
