@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit status."""
     try:
         _measure(args)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f'mmseg-daft domain-gap: {error}', file=sys.stderr)
         return 1
     return 0
@@ -51,7 +51,7 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.figures import figure_style, save_figure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
-    from mmseg_daft.files import write_atomically
+    from mmseg_daft.files import refuse_unwritable, write_atomically
     from mmseg_daft.offline.gap import draw_gap, measure_accuracies, measure_layers, summary
     from mmseg_daft.offline.start import read_start
 
@@ -59,6 +59,8 @@ def _measure(args: argparse.Namespace) -> None:
     made_from = {'config': str(args.config.resolve()), 'checkpoint': args.checkpoint and str(args.checkpoint.resolve()),
                  'modules': args.modules, 'cfg-options': args.cfg_options}
     refuse_other_report(out, 'gap.json', made_from)
+    for name in ('gap.json', 'gap.csv', 'gap.png'):
+        refuse_unwritable(out / name)
     with quiet():
         start = read_start(args, args.checkpoint and str(args.checkpoint))
     rows, record = measure_layers(start)
