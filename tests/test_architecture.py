@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'mmseg_daft'
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
-SHARED = {'console', 'files', 'run_output', 'version', 'configs_folder'}
+SHARED = {'arguments', 'console', 'files', 'run_output', 'version', 'configs_folder'}
 """Single modules at the top that need no framework: any room may import them."""
 MAY_IMPORT = {
     'core': {'core'},

@@ -32,6 +32,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_daft.arguments import add_cfg_options, at_least
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,15 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/analyze/CONFIG)')
     parser.add_argument('--stages', nargs='+', default=['all'], help='of the backbone, such as 1 4 (default: all)')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='test', help='default: test')
-    parser.add_argument('--images', type=int, help='only so many, evenly spread over the split')
-    parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: 1)')
-    parser.add_argument('--workers', type=int, default=2, help='processes that load images (default: 2)')
+    parser.add_argument('--images', type=at_least(1), help='only so many, evenly spread over the split')
+    parser.add_argument('--batch-size', type=at_least(1), default=1, help='images of one size at once (default: 1)')
+    parser.add_argument('--workers', type=at_least(0), default=2, help='processes that load images (default: 2)')
     parser.add_argument('--amp', action='store_true', help='half precision; bfloat16 on a CPU')
     parser.add_argument('--no-sheets', dest='sheets', action='store_false',
                         help='leave out the least and most distorted images')
     parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='of the figures')
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='override settings of the config')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none')
 
 
@@ -89,8 +90,6 @@ def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
 def _analyze(args: argparse.Namespace, console: Console) -> None:
     import mmseg_daft
 
-    if min(1 if args.images is None else args.images, args.batch_size) < 1:
-        raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report

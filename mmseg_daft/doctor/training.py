@@ -41,15 +41,9 @@ def build_config(path: Path, options: Sequence[str]) -> Config:
     """Read a config with the command's options.
 
     Raises:
-        ConfigError: It cannot be read, or an option does not fit.
-        Problem: It is a part of a config.
+        ConfigError: It cannot be read, is a part of a config, or an option does not fit.
     """
-    cfg = read_config(path, options)
-    missing = [key for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]
-    if missing:
-        raise Problem(f'{path} lacks {", ".join(missing)}, so nothing can be trained from it.',
-                      'Give a whole config, not one of its bases.')
-    return cfg
+    return read_config(path, options, needs=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -92,8 +86,13 @@ def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
 
 def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
     """Compare the number of images in an optimizer step with the one that the rates are meant for."""
-    per_gpu = cfg.train_dataloader.get('batch_size') or 1
+    per_gpu = cfg.train_dataloader.get('batch_size', 1)
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    for key, number in (('train_dataloader.batch_size', per_gpu), ('optim_wrapper.accumulative_counts', accumulated),
+                        *((f'train_cfg.{key}', cfg.train_cfg.get(key, 1)) for key in ('max_iters', 'max_epochs'))):
+        if number is not None and not (isinstance(number, int) and number > 0):
+            raise Problem(f'{key}={number!r}: nothing can be trained so.', 'Set it to a whole number of at least 1.')
+    per_gpu = per_gpu or 1  # a batch_sampler says how many
     batch = per_gpu * gpus * accumulated
     hook = hook_of(cfg, 'EffectiveBatchHook')
     found = f'{batch} images an optimizer step: {per_gpu} per GPU x {gpus} GPUs x {accumulated} accumulated'

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmseg.registry import MODELS
 from support.data_layouts import write_cityscapes
 from support.pretrained_files import write_start
 from support.small_runs import DAFT_VOC, SMALL, small
@@ -147,6 +148,27 @@ def no_weights_at_all(case):
     case.cfg.model.backbone.init_cfg = None
 
 
+def weights_with(name, value):
+    def damage(case):
+        content = torch.load(case.weights)
+        content['state_dict'][f'module.encoder_q.{name}'][0] = value
+        torch.save(content, case.weights)
+    return damage
+
+
+def load_from_nan(case):
+    name = 'backbone.layer1.0.bn1.running_mean'
+    state = MODELS.build(case.cfg.model).state_dict()
+    torch.save({'state_dict': {**state, name: torch.full_like(state[name], torch.nan)}}, case.folder / 'other.pth')
+    case.cfg.load_from = str(case.folder / 'other.pth')
+
+
+def setting(**options):
+    def damage(case):
+        case.cfg.merge_from_dict({name.replace('__', '.'): value for name, value in options.items()})
+    return damage
+
+
 def load_from_others(case):
     torch.save({'state_dict': {'encoder.weight': torch.zeros(3)}}, case.folder / 'other.pth')
     case.cfg.load_from = str(case.folder / 'other.pth')
@@ -222,6 +244,15 @@ def endless_loss(case):
      'hub/checkpoints/x.pth'),
     (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x-'),
     (no_weights_at_all, 'weights', 'BNConversionHook needs one', 'init_cfg'),
+    (weights_with('bn1.running_var', -1), 'weights', 'bn1.running_var holds negative variances', 'earlier checkpoint'),
+    (weights_with('bn1.running_mean', torch.nan), 'weights', 'bn1.running_mean holds NaN', 'get the file again'),
+    (weights_with('layer1.0.bn1.running_var', torch.inf), 'weights', 'running_var holds NaN or inf', 'earlier'),
+    (weights_with('layer1.0.conv1.weight', torch.nan), 'weights', 'conv1.weight holds NaN', 'earlier checkpoint'),
+    (load_from_nan, 'weights', 'backbone.layer1.0.bn1.running_mean holds NaN', 'earlier checkpoint'),
+    (setting(train_dataloader__batch_size=0), 'batch', 'batch_size=0: nothing can be trained', 'at least 1'),
+    (setting(train_dataloader__batch_size=-4), 'batch', 'batch_size=-4: nothing can be trained', 'at least 1'),
+    (setting(train_cfg__max_iters=0), 'batch', 'max_iters=0: nothing can be trained', 'at least 1'),
+    (setting(optim_wrapper__accumulative_counts=0), 'batch', 'accumulative_counts=0: nothing', 'at least 1'),
     (load_from_others, 'weights', 'load_from', 'Correct prefix or the file'),
     (other_classes, 'classes', 'num_classes=19, the data of train_dataloader, val_dataloader, test_dataloader 21',
      'model.decode_head.num_classes=21'),
@@ -243,6 +274,13 @@ def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch
     exam = examine(case.write())
     text = exam.text(check, FAIL)
     assert exam.problems and found in text and fix in text, exam.findings
+
+
+@pytest.mark.parametrize('gpus', ['0', '-1', 'two'])
+def test_a_run_on_no_gpus_is_refused(case, capsys, gpus):
+    with pytest.raises(SystemExit):
+        cli.main(['doctor', str(case.write()), '--gpus', gpus])
+    assert 'argument --gpus: give a whole number of at least 1' in ' '.join(capsys.readouterr().err.split())
 
 
 def test_what_may_be_meant_only_warns(case, examine):
@@ -306,10 +344,14 @@ def test_a_folder_without_a_list_must_hold_all_images(tmp_path, examine):
 @pytest.mark.parametrize('text, options, found', [
     (None, (), 'There is no config'), ('model = dict(', (), 'Line 1: '), ('x = 1', (), 'lacks model'),
     ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'nowhere'),
-    ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of')])
+    ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of'), ('', (), 'lacks model'),
+    ("x = '\xe9'", (), 'as UTF-8'), ('model = [(1, 2]', (), 'Line 1: '),
+    ('x = 1', ('--cfg-options', 'x=[1,(2]'), 'Imbalanced brackets'),
+    ('custom_hooks = [dict()]', ('--cfg-options', 'custom_hook.0.blend=0.5'), 'Is custom_hooks meant?'),
+    ('x = 1', ('--cfg-options', 'custom_hooks.0.blend=0.5'), 'no custom_hooks with items')])
 def test_a_config_that_cannot_be_read_is_named(tmp_path, examine, text, options, found):
-    if text:
-        (tmp_path / 'config.py').write_text(text)
+    if text is not None:
+        (tmp_path / 'config.py').write_bytes(text.encode('latin-1'))
     exam = examine(tmp_path / 'config.py', *options)
     assert exam.problems and found in exam.text('config', FAIL), exam.findings
     assert 'not checked' in exam.text('the rest', SKIP)
