@@ -12,7 +12,7 @@ def at_least(least: int) -> Callable[[str], int]:
         except ValueError:
             number = least - 1
         if number < least:
-            raise argparse.ArgumentTypeError(f'give a whole number of at least {least}, not {word}')
+            raise argparse.ArgumentTypeError(f'give a whole number of at least {least}, not {word!r}')
         return number
 
     return whole_number

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             _average([args.config, *map(Path, args.runs)], args.out, make_console())
         else:
             _analyze(args, make_console())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f'mmseg-daft analyze: {error}', file=sys.stderr)
         return 1
     return 0
@@ -99,7 +99,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
 
     runs = _read_runs(args.runs)
     with quiet():
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_config(args.config, args.cfg_options, needs=('model',))
     out = args.out or Path('work_dirs', 'analyze', args.config.stem)
     made_from = {
         'config': str(args.config.resolve()), 'runs': {name: str(path.resolve()) for name, path in runs.items()},
