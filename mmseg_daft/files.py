@@ -50,7 +50,7 @@ def refuse_unwritable(path: Path) -> None:
         if not folder.is_dir():
             raise NotADirectoryError(f'{folder} is no folder')
         write_atomically(trial, b'')
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # another process may check the same place
     except OSError as error:
         raise ValueError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
 

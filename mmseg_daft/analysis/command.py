@@ -95,7 +95,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
-    from mmseg_daft.files import write_atomically
+    from mmseg_daft.files import refuse_unwritable, write_atomically
 
     runs = _read_runs(args.runs)
     with quiet():
@@ -105,6 +105,8 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         'config': str(args.config.resolve()), 'runs': {name: str(path.resolve()) for name, path in runs.items()},
         'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
         'cfg-options': args.cfg_options}
+    for name in ('numbers.csv', 'report.html', 'figures/x.png'):
+        refuse_unwritable(out / name)
     refuse_other_report(out, 'report.html', made_from)
     with _processes(args.launcher):
         findings = measure(
@@ -129,6 +131,8 @@ def _read_runs(words: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f'{word!r} is not NAME=RUN, such as FT=work_dirs/my_run.')
         if method in runs:
             raise ValueError(f'The method {method!r} comes twice. Give each run its own name, such as {method}-1.')
+        if len(slug(method).encode()) > 150:
+            raise ValueError(f'The method {method[:40]}… has a longer name than a file can have. Shorten it.')
         like = [other for other in runs if slug(other) == slug(method)]
         if like:
             raise ValueError(f'The methods {like[0]!r} and {method!r} would both have figures named '

@@ -314,4 +314,6 @@ def _noise(cfg: Config, model: nn.Module, seed: int) -> dict:
     head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
     label = torch.randint(0, getattr(head, 'num_classes', 2), (1, h, w), generator=generator)
     sample = SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(h, w), ori_shape=(h, w)))
-    return dict(inputs=torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8), data_samples=sample)
+    channels = len(getattr(model.data_preprocessor, 'mean', range(3)))
+    image = torch.randint(0, 256, (channels, h, w), generator=generator, dtype=torch.uint8)
+    return dict(inputs=image, data_samples=sample)

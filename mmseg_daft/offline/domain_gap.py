@@ -59,9 +59,9 @@ def _measure(args: argparse.Namespace) -> None:
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
     made_from = {'config': str(args.config.resolve()), 'checkpoint': args.checkpoint and str(args.checkpoint.resolve()),
                  'modules': args.modules, 'cfg-options': args.cfg_options}
-    refuse_other_report(out, 'gap.json', made_from)
     for name in ('gap.json', 'gap.csv', 'gap.png'):
         refuse_unwritable(out / name)
+    refuse_other_report(out, 'gap.json', made_from)
     with quiet():
         start = read_start(args, args.checkpoint and str(args.checkpoint))
     rows, record = measure_layers(start)
