@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.fileio import list_from_file
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as ALL_HOOKS
@@ -24,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
+from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
@@ -286,9 +288,13 @@ def optimizer_state_bytes(optimizer: Optimizer) -> float:
 
 
 def _number_of_classes(leaf: dict) -> int:
-    """Return how many classes a data set's config or its type has; 0 where neither says."""
+    """Return how many classes a data set's config, the file that it names, or its type has; 0 where none says."""
     kind = DATASETS.get(leaf['type']) if isinstance(leaf['type'], str) else leaf['type']
-    return len((leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ())
+    classes = (leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ()
+    if isinstance(classes, str) and Path(classes).is_file():
+        classes = list_from_file(classes)
+    refuse_text(classes)
+    return len(classes)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -106,6 +106,21 @@ def reduced_without_need(case):
         part.reduce_zero_label = True
 
 
+def label_of_16_bits(case):
+    cv2.imwrite(str(case.label), np.full((60, 80), 256 + 3, np.uint16))
+
+
+def classes_as_a_text(case):
+    for part in case.parts:
+        part.update(type='BaseSegDataset', metainfo=dict(classes='road'), img_suffix='.jpg', seg_map_suffix='.png')
+
+
+def classes_beyond_8_bits(case):
+    for part in case.parts:
+        part.update(type='BaseSegDataset', metainfo=dict(classes=[f'c{i}' for i in range(300)]), img_suffix='.jpg',
+                    seg_map_suffix='.png')
+
+
 def colored_label(case):
     cv2.imwrite(str(case.label), np.zeros((60, 80, 3), np.uint8))
 
@@ -233,6 +248,10 @@ def endless_loss(case):
     (label_outside, 'train data', '2007_train0003.png (30)', 'Rewrite them as class numbers'),
     (label_of_one_more_class, 'train data', '2007_train0003.png (21)', 'reduce_zero_label=True'),
     (reduced_without_need, 'train data', 'class 20 would stay empty', 'Set reduce_zero_label=False'),
+    (label_of_16_bits, 'train data', '2007_train0003.png (up to 259)', 'as 8 bits'),
+    (classes_as_a_text, 'train data', "one text, 'road', which names no file", 'a list of names, or to a file'),
+    (classes_as_a_text, 'classes', "one text, 'road', which names no file", 'a list of names, or to a file'),
+    (classes_beyond_8_bits, 'train data', '300 classes, and labels of 8 bits', 'Join classes'),
     (colored_label, 'train data', 'colors, not class numbers', 'one channel'),
     (label_of_another_size, 'train data', '80x60, label 40x30', 'has its image'),
     (all_ignored, 'train data', '7 labels of 7 read ignore every pixel', 'check the labels'),
@@ -281,6 +300,46 @@ def test_a_run_on_no_gpus_is_refused(case, capsys, gpus):
     with pytest.raises(SystemExit):
         cli.main(['doctor', str(case.write()), '--gpus', gpus])
     assert 'argument --gpus: give a whole number of at least 1' in ' '.join(capsys.readouterr().err.split())
+
+
+def with_classes_of_a_file(case):
+    names = case.folder / 'classes.txt'
+    names.write_text('\n'.join(f'class {i}' for i in range(21)) + '\n')
+    for part in [*case.parts, case.cfg.test_dataloader.dataset]:
+        part.update(type='BaseSegDataset', metainfo=dict(classes=str(names)), img_suffix='.jpg', seg_map_suffix='.png')
+
+
+def with_ignored_200(case):
+    for name in ('decode_head', 'auxiliary_head'):
+        if name in case.cfg.model:
+            case.cfg.model[name].ignore_index = 200
+    case.cfg.model.data_preprocessor.seg_pad_val = 200
+    case.put(200)
+
+
+def with_a_label_in_16_bits(case):
+    label = cv2.imread(str(case.label), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(case.label), label.astype(np.uint16))
+
+
+@pytest.mark.parametrize('change', [with_classes_of_a_file, with_ignored_200, with_a_label_in_16_bits])
+def test_what_trains_right_is_no_problem(case, examine, change):
+    change(case)
+    exam = examine(case.write())
+    assert exam.problems == 0, exam.findings
+
+
+def test_images_beyond_pillow_s_limit(case, examine, monkeypatch):
+    """OpenCV reads them; labels are read by Pillow, unless the config says otherwise."""
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 1000)
+    exam = examine(case.write())
+    text = exam.text('train data', FAIL)
+    assert 'larger than Pillow reads' in text and "imdecode_backend='cv2'" in text and 'cannot be read' not in text
+    for part in case.parts:
+        for transform in part.pipeline:
+            if transform['type'] == 'LoadAnnotations':
+                transform['imdecode_backend'] = 'cv2'
+    assert examine(case.write()).problems == 0
 
 
 def test_what_may_be_meant_only_warns(case, examine):
