@@ -1,40 +1,43 @@
-"""Numbers on the command line: of the right kind and in their range, or a sentence that says which would do.
+"""Arguments that several commands have, and what they may be; nothing heavy is imported."""
 
-The standard library alone: the help of a command is there at once.
-"""
-
-from argparse import ArgumentTypeError
+import argparse
 from collections.abc import Callable
 from math import inf, isfinite, nan
 
 
-def whole_number(least: int, most: float = inf) -> Callable[[str], int]:
-    """Return the ``type`` of an argument that is a whole number in a range, its ends included."""
+def at_least(least: int, most: float = inf) -> Callable[[str], int]:
+    """Return a ``type`` for argparse: whole numbers from ``least`` on, up to ``most``."""
     right = f'a whole number of at least {least}' if most == inf else f'a whole number from {least} to {most}'
 
-    def parse(text: str) -> int:
+    def whole_number(word: str) -> int:
         try:
-            value = int(text)
+            number = int(word)
         except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            raise ArgumentTypeError(f'{text} does not fit; give {right}.')
-        return value
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f'give {right}, not {word!r}')
+        return number
 
-    return parse
+    return whole_number
 
 
-def number_above(bound: float, below: float = inf) -> Callable[[str], float]:
-    """Return the ``type`` of an argument that is a finite number above a bound, and below another one."""
+def above(bound: float, below: float = inf) -> Callable[[str], float]:
+    """Return a ``type`` for argparse: finite numbers larger than ``bound``, and smaller than ``below``."""
     right = f'a number above {bound}' if below == inf else f'a number between {bound} and {below}'
 
-    def parse(text: str) -> float:
+    def number(word: str) -> float:
         try:
-            value = float(text)
+            value = float(word)
         except ValueError:
             value = nan
         if not (isfinite(value) and bound < value < below):
-            raise ArgumentTypeError(f'{text} does not fit; give {right}.')
+            raise argparse.ArgumentTypeError(f'give {right}, not {word!r}')
         return value
 
-    return parse
+    return number
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``, as mmseg's own tools have it."""
+    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+                        help='settings that replace those of CONFIG')

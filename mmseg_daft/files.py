@@ -37,6 +37,25 @@ def write_atomically(path: Path, content: Any) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Check, before the work that makes its content, that a file can be written; nothing is left behind.
+
+    Raises:
+        ValueError: It cannot, with the reason.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())  # those below it will be made
+    trial = folder / f'{path.name}~'
+    try:
+        if path.is_dir():
+            raise IsADirectoryError('it is a folder')
+        if not folder.is_dir():
+            raise NotADirectoryError(f'{folder} is no folder')
+        write_atomically(trial, b'')
+        trial.unlink(missing_ok=True)  # another process may check the same place
+    except OSError as error:
+        raise ValueError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
+
+
 def read_json(path: Path) -> Any:
     """Return a file's content, or ``None`` where there is no file; raise ``SystemExit`` where it is damaged."""
     try:

@@ -1,7 +1,8 @@
 """MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,25 @@ def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise FileNotFoundError(f'{path} is not there. Put it there, train the model that writes it, or name another '
                                 'file: in init_cfg, load_from or on the command line.') from error
     except Exception as error:  # unpickling what is no checkpoint can raise anything
-        if isinstance(error, OSError) or (isinstance(error, ValueError) and '://' in path):  # a scheme's own reader
+        named = getattr(error, 'filename', None)  # else PyTorch sought beyond the end of a torn file
+        if named or (isinstance(error, (OSError, ValueError)) and '://' in path):  # a scheme's own reader
             raise
+        if refused := re.search(r'\bGLOBAL ([\w.]+)', str(error)):
+            raise ValueError(
+                f'{path} holds {refused[1]}, which is no plain data: reading it could run code, so it is refused. If '
+                f'you trust the file, read it with torch.load({path!r}, weights_only=False) and write its tensors '
+                "alone: torch.save(dict(state_dict=...), 'tensors.pth'). Then name that file.") from error
         raise ValueError(_refusal(path, f'PyTorch cannot read it ({type(error).__name__})')) from error
     if not isinstance(content, Mapping):
         raise ValueError(_refusal(path, f'it holds a {type(content).__name__}'))
     state = content.get('state_dict', content)
+    places = dict(_tensors_in(content))
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        if places:
+            raise ValueError(_elsewhere(path, places))
         raise ValueError(_refusal(path, 'it holds no tensors by name'))
+    if state is content and max(places.values()) > places[()]:  # a counter beside 'model', for instance
+        raise ValueError(_elsewhere(path, places))
     return {name: value for name, value in state.items() if isinstance(name, str)}, content
 
 
@@ -45,6 +57,24 @@ def _refusal(path: str, why: str) -> str:
     return (f'{path} is no checkpoint: {why}. It has to be a file that torch.save wrote: a dictionary of tensors by '
             'name, or one that has them under \'state_dict\', such as the iter_*.pth of a run. If it was copied or '
             'downloaded, get it again.')
+
+
+def _tensors_in(content: Mapping[Any, Any], place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Yield where a dictionary and those in it hold tensors, by the keys that lead there, and how many."""
+    if number := sum(isinstance(value, Tensor) for value in content.values()):
+        yield place, number
+    for key, value in content.items():
+        if isinstance(value, Mapping) and len(place) < 3:
+            yield from _tensors_in(value, (*place, key))
+
+
+def _elsewhere(path: str, places: Mapping[tuple[Any, ...], int]) -> str:
+    keys = sorted(((number, ''.join(f'[{key!r}]' for key in place)) for place, number in places.items() if place),
+                  key=lambda pair: -pair[0])
+    found = ', '.join(f'{place} ({number})' for number, place in keys[:4])  # an optimizer has a place for each tensor
+    return (f"{path} holds its tensors not under 'state_dict', but under {found}. Write those that you mean to a file "
+            f"of their own: torch.save(dict(state_dict=torch.load({path!r}){keys[0][1]}), "
+            "'tensors.pth'). Then name that file.")
 
 
 BACKEND = 'atomic'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mmseg_daft
-from mmseg_daft.arguments import whole_number
+from mmseg_daft.arguments import at_least
 from mmseg_daft.files import make_folder, noted_checkpoint, tool
 from mmseg_daft.run_output import records
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('lp', metavar='LP_CONFIG', type=Path, help='the first stage, such as configs/lp/…')
     parser.add_argument('lpft', metavar='LPFT_CONFIG', type=Path, help='the second stage, such as configs/lpft/…')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, help='holds both runs, in lp and lpft')
-    parser.add_argument('--gpus', metavar='N', type=whole_number(1), default=1,
+    parser.add_argument('--gpus', metavar='N', type=at_least(1), default=1,
                         help='processes on this machine (torchrun), also without a GPU')
     parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                         help='for both stages')

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mmseg_daft
-from mmseg_daft.arguments import number_above, whole_number
+from mmseg_daft.arguments import above, at_least
 from mmseg_daft.files import make_folder, write_atomically
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
@@ -56,40 +56,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument('--start', choices=LPFT_GRIDS, default='moco', help="whose grid LP-FT has (default: moco's)")
     plan.add_argument('--grid', action='append', default=[], metavar='NAME.STEP=RATE,…',
                       help="another grid than the paper's, for instance daft.2=1,0.3")
-    seed, rate = whole_number(0, 2**32 - 1), number_above(0)
+    seed, rate = at_least(0, 2**32 - 1), above(0)
     plan.add_argument('--fixed-head-lr', type=rate, default=DAFT_FIXED_HEAD, metavar='RATE',
                       help='head_lr in step 1 of two (default: 1.0)')
-    plan.add_argument('--held-out', type=number_above(0, below=1), default=0.1, metavar='PART',
+    plan.add_argument('--held-out', type=above(0, below=1), default=0.1, metavar='PART',
                       help='part of train that selects (default: 0.1)')
     plan.add_argument('--held-out-by', choices=('image', 'folder', 'block'), default='',
                       help='which images are held out together (default: cities of Cityscapes, a stretch of a CamVid '
                       'recording, else single images)')
-    plan.add_argument('--held-out-seed', type=whole_number(0), default=0, metavar='N',
+    plan.add_argument('--held-out-seed', type=at_least(0), default=0, metavar='N',
                       help='selects the part (default: 0)')
     plan.add_argument('--select-seeds', type=seed, nargs='+', default=[0], metavar='N',
                       help='a rate counts by its mean over these (default: 0)')
     plan.add_argument('--report-seeds', type=seed, nargs='+', default=[0, 1, 2], metavar='N',
                       help='of the reported runs (default: 0 1 2)')
-    plan.add_argument('--gpus-per-run', type=whole_number(0), default=1, metavar='N',
+    plan.add_argument('--gpus-per-run', type=at_least(0), default=1, metavar='N',
                       help='of one machine; they share the batch. 0: the CPU (default: 1)')
     plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
-    plan.add_argument('--probe', type=whole_number(1), default=0, metavar='N',
+    plan.add_argument('--probe', type=at_least(1), default=0, metavar='N',
                       help='train each method for N iterations first, to estimate the GPU hours')
     for command in (plan, run):
         which = 'where the --probe trains: ' if command is plan else ''
         command.add_argument('--executor', choices=('slurm', 'local', 'debug'),
                              help=f'{which}Slurm arrays, processes here (default), or this process')
-        command.add_argument('--parallel', type=whole_number(1), metavar='N',
+        command.add_argument('--parallel', type=at_least(1), metavar='N',
                              help=argparse.SUPPRESS if which else 'runs at a time (default: 1; on Slurm 16)')
-        command.add_argument('--hours', type=number_above(0),
+        command.add_argument('--hours', type=above(0),
                              help='Slurm: limit of a job; longer runs are requeued (default: 24)')
         command.add_argument('--slurm', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                              help="submitit's parameters: partition=…, cpus_per_task=…, account=…, setup=…")
-    run.add_argument('--max-failures', type=whole_number(0), default=2, metavar='N',
+    run.add_argument('--max-failures', type=at_least(0), default=2, metavar='N',
                      help='a run that failed more often is given up (default: 2)')
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
-    run.add_argument('--interval', type=number_above(0), metavar='SECONDS',
+    run.add_argument('--interval', type=above(0), metavar='SECONDS',
                      help='between two looks at the folder (default: 2; on Slurm 15)')
     here['status'].add_argument('--watch', action='store_true', help='show it again every 5 seconds')
 
@@ -250,9 +250,9 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         if sum(other.startswith(f'{place}=') for other in args.grid) > 1:
             raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
         try:
-            rates = tuple(map(number_above(0), values.split(',')))
+            rates = tuple(map(above(0), values.split(',')))
         except argparse.ArgumentTypeError as error:
-            raise SystemExit(f'--grid {word}: {error} Write rates with commas between, such as ft.1=0.1,0.01') from None
+            raise SystemExit(f'--grid {word}: {error}. Write rates with commas between: ft.1=0.1,0.01') from None
         steps[index] = Step(steps[index].rates, rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:

@@ -169,4 +169,4 @@ def test_what_cannot_come_to_its_end_is_refused_before_the_first_stage(stages, t
 def test_a_number_of_gpus_that_cannot_be_is_refused(number, capsys):
     with pytest.raises(SystemExit):
         main(['lpft', 'a.py', 'b.py', '--gpus', number])
-    assert f'argument --gpus: {number} does not fit; give a whole number of at least 1.' in capsys.readouterr().err
+    assert f'argument --gpus: give a whole number of at least 1, not {number!r}' in capsys.readouterr().err

@@ -366,10 +366,10 @@ def test_misspelt_methods_and_grids_are_named(sweep, tmp_path):
 
 
 @pytest.mark.parametrize(('words', 'message'), [
-    (['--grid', 'ft.1=abc'], '--grid ft.1=abc: abc does not fit; give a number above 0.'),
-    (['--grid', 'ft.1=0.1,-0.1'], '--grid ft.1=0.1,-0.1: -0.1 does not fit'),
-    (['--grid', 'ft.1=nan'], 'nan does not fit'),
-    (['--grid', 'ft.1=inf,1'], 'inf does not fit'),
+    (['--grid', 'ft.1=abc'], "--grid ft.1=abc: give a number above 0, not 'abc'."),
+    (['--grid', 'ft.1=0.1,-0.1'], "--grid ft.1=0.1,-0.1: give a number above 0, not '-0.1'"),
+    (['--grid', 'ft.1=nan'], "not 'nan'"),
+    (['--grid', 'ft.1=inf,1'], "not 'inf'"),
     (['--grid', 'ft.1=0.1,0.10'], 'is empty or names a rate twice'),
     (['--grid', 'ft.1=0.1', '--grid', 'ft.1=0.2'], '--grid ft.1 is given twice'),
     (['--select-seeds', '1', '1'], 'The seeds 1, 1 name one twice'),
