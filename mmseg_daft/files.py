@@ -6,13 +6,16 @@ The standard library alone: jobs on a cluster start without torch.
 import json
 import os
 import re
-import tempfile
 import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
 
 _SUFFIX = '.unfinished'
+
+
+class UnwritableError(ValueError):
+    """A file cannot be written; the message is for users, with the fix."""
 
 
 def write_atomically(path: Path, content: Any) -> None:
@@ -41,7 +44,7 @@ def refuse_unwritable(path: Path) -> None:
     """Check, before the work that makes its content, that a file can be written; nothing is left behind.
 
     Raises:
-        ValueError: It cannot, with the reason.
+        UnwritableError: It cannot, with the reason.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())  # those below it will be made
     trial = folder / f'{path.name}~'
@@ -53,7 +56,7 @@ def refuse_unwritable(path: Path) -> None:
         write_atomically(trial, b'')
         trial.unlink(missing_ok=True)  # another process may check the same place
     except OSError as error:
-        raise ValueError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
+        raise UnwritableError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
 
 
 def read_json(path: Path) -> Any:
@@ -65,16 +68,6 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         raise SystemExit(f'{path} is empty or damaged ({error}), as a full disk or a crash leaves a file. Remove it, '
                          'and give the command again.') from error
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder that can be written to, and its parents; raise ``SystemExit`` where there can be none."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise SystemExit(f'Nothing can be written to {path} ({error.strerror}). Name another folder.') from error
 
 
 def tail(log: Path, lines: int = 25) -> str:

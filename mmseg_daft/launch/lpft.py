@@ -18,7 +18,8 @@ from typing import Any
 
 import mmseg_daft
 from mmseg_daft.arguments import at_least
-from mmseg_daft.files import make_folder, noted_checkpoint, tool
+from mmseg_daft.files import noted_checkpoint, refuse_unwritable, tool
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
 from mmseg_daft.run_output import records
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
@@ -65,10 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
-    """Raise ``SystemExit`` where a stage would not leave a final model, or at a place that no option can name."""
+    """Refuse a stage that would not leave a final model, or would leave it at a place that no option can name.
+
+    Raises:
+        ConfigError: The config or an option is wrong.
+        UnwritableError: Nothing can be written to the work directory.
+        SystemExit: The final model would be missing, or at such a place.
+    """
     from mmseg_daft.engine.configs import hook_of, read_config
 
-    cfg = read_config(config, options, import_modules=False)
+    cfg = read_config(config, options, import_modules=False, needs=NEEDED_TO_TRAIN)
     unit, length = _length(cfg)
     if not isinstance(length, int) or length < 1:
         raise SystemExit(f'{config}: its train_cfg does not say how long it trains. Give it max_iters or max_epochs.')
@@ -89,7 +96,7 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
             raise SystemExit(f'{place}: the second stage gets this path as an option, which MMEngine would take apart '
                              'at spaces, commas, quotes and brackets. Name a --work-dir, or an out_dir of '
                              'CheckpointHook, without them.')
-    make_folder(work_dir)
+    refuse_unwritable(work_dir / 'last_checkpoint')
 
 
 def _length(cfg: Mapping[str, Any]) -> tuple[str, Any]:

@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmseg_daft
+from mmseg_daft.arguments import add_cfg_options
 from mmseg_daft.files import shipped
+
+NEEDED_TO_TRAIN = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+"""What a config has to have for a training."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``train.py`` and ``test.py`` have in common."""
     parser.add_argument('config', metavar='CONFIG')
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='settings that replace those of CONFIG, such as train_cfg.max_iters=100')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
                         help='what started the processes, if there are several')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)

@@ -8,8 +8,10 @@ All arguments are passed on to it. Several processes also work without a GPU.
 """
 
 import argparse
+from pathlib import Path
 
 import mmseg_daft
+from mmseg_daft.files import refuse_unwritable
 from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
 
 PASSES_ON = True
@@ -32,15 +34,15 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: The config or an option is wrong.
-        SystemExit: The config cannot be tested in this way, or the checkpoint cannot be read.
+        UnwritableError: Nothing can be written to ``--work-dir`` or ``--out``.
+        SystemExit: The checkpoint cannot be read.
     """
     from mmseg_daft.engine.configs import read_config
 
-    cfg = read_config(args.config, args.cfg_options, import_modules=False)
-    needed = ['test_dataloader', 'test_cfg', 'test_evaluator', *(['tta_model', 'tta_pipeline'] if args.tta else [])]
-    if missing := [key for key in needed if cfg.get(key) is None]:
-        raise SystemExit(f'{args.config} has no {", ".join(missing)}, so it cannot be tested'
-                         f'{" with --tta" * args.tta}. Add what is missing{" or leave out --tta" * args.tta}.')
+    read_config(args.config, args.cfg_options, import_modules=False,
+                needs=['model', 'test_dataloader', 'test_evaluator', *['tta_model', 'tta_pipeline'] * args.tta])
+    for folder in filter(None, (args.work_dir, args.out)):
+        refuse_unwritable(Path(folder) / 'metrics.json')
     mmseg_daft.register()  # first: torch reads MMEngine's checkpoints by one of its repairs
     from mmseg_daft.engine.checkpoints import read_checkpoint
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import mmseg_daft
-from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
+from mmseg_daft.files import refuse_unwritable
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN, add_common_arguments, run_script
 
 PASSES_ON = True
 
@@ -34,12 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: The config or an option is wrong.
+        UnwritableError: Nothing can be written to the work directory.
         SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``; or, with it,
-            ``load_from`` cannot be read, or may be the run's past as well as its start.
+            ``load_from`` cannot be read, or may be the run's past as well as its start; or ``--amp`` does not fit.
     """
     from mmseg_daft.engine.configs import read_config
 
-    cfg = read_config(args.config, args.cfg_options, import_modules=False)
+    cfg = read_config(args.config, args.cfg_options, import_modules=False, needs=NEEDED_TO_TRAIN)
     work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
     if args.check_work_dir:
         # For slurm_requeue.sh, on a job's first start: a job that Slurm restarts has to resume, and would silently go
@@ -48,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
             raise SystemExit(f'{work_dir.absolute()} holds the checkpoints of an earlier run. Name another --work-dir, '
                              'or add --resume to go on with that run.')
         return 0
+    refuse_unwritable(work_dir / 'last_checkpoint')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if args.amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise SystemExit(f"--amp: mmseg's train.py does it for optim_wrapper.type='OptimWrapper' alone, and "
+                         f"{args.config} has {kind}. Write type='AmpOptimWrapper', loss_scale='dynamic' there instead.")
     words = _settled_words(args, cfg, work_dir) if args.resume and cfg.get('load_from') else args.words
     # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})

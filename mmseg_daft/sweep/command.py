@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 import mmseg_daft
 from mmseg_daft.arguments import above, at_least
-from mmseg_daft.files import make_folder, write_atomically
+from mmseg_daft.files import refuse_unwritable, write_atomically
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Step, Sweep, protocols
@@ -110,7 +110,7 @@ def plan(args: argparse.Namespace, console: Console) -> int:
                          f'--executor, --parallel, --hours and --slurm to mmseg-daft sweep run {args.folder}')
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
-    make_folder(args.folder)
+    refuse_unwritable(args.folder / 'sweep.json')
     mmseg_daft.register()
     from rich.progress import Progress
 

@@ -19,28 +19,25 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
 from mmseg_daft.run_output import final_checkpoint, iterations_done
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import Executor
 from mmseg_daft.sweep.protocol import REPORT, Run, rate_text
 
 HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
-NEEDED = ('model', 'optim_wrapper', 'train_dataloader', 'val_dataloader', 'val_evaluator', 'val_cfg', 'test_dataloader',
-          'test_evaluator', 'test_cfg')
+NEEDED = (*NEEDED_TO_TRAIN, 'val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator')
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
             'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
 
 
 def read(path: str, options: list[str]) -> Config:
     """Read a method's config with the sweep's options, as ``read_config``; raise ``SystemExit`` if it is not whole."""
-    cfg = read_config(path, options)
+    cfg = read_config(path, options, needs=NEEDED)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters')
     if not isinstance(iterations, int) or iterations < 1:
         raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
                          'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
-    if missing := [key for key in NEEDED if cfg.get(key) is None]:
-        raise SystemExit(f'{path} lacks {", ".join(missing)}, by which a sweep trains, selects and reports. Give a '
-                         'whole config, not one of its bases.')
     return cfg
 
 

@@ -18,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmseg_daft.files import make_folder, read_json, write_atomically
+from mmseg_daft.files import read_json, refuse_unwritable, write_atomically
 from mmseg_daft.run_output import iterations_done, seconds_per_iteration
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.job import slurm_queue
@@ -224,7 +224,7 @@ def to_latex(results: list[MethodResult], metric: str) -> str:
 
 def write_results(folder: SweepFolder, console: Console) -> list[str]:
     """Write all files into ``DIR/results``, print the table and return what is missing."""
-    make_folder(folder.path / 'results')
+    refuse_unwritable(folder.path / 'results' / 'runs.csv')
     decision = folder.look(slurm_queue())
     rows = [row_of(folder, run, decision.look(run)) for run in decision.runs]
     results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric

@@ -74,7 +74,7 @@ def positional(name):
 
 NUMBERS = [('doctor', '--gpus', 1), ('domain-gap', '--num-batches', 1), ('domain-gap', '--probe-batches', 2),
            ('convert', '--num-batches', 1), ('analyze', '--images', 1), ('analyze', '--batch-size', 1),
-           ('analyze', '--workers', 0)]
+           ('analyze', '--workers', 0), ('lpft', '--gpus', 1)]
 
 
 @pytest.mark.parametrize('number', ['x', '1.5', '', 'nan', 'below'])
@@ -95,13 +95,15 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(('content', 'says'), CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize('name', ['doctor', 'domain-gap', 'convert', 'analyze'])
+@pytest.mark.parametrize('name', ['doctor', 'domain-gap', 'convert', 'analyze', 'train', 'test', 'lpft', 'sweep'])
 def test_a_config_that_cannot_be_read_ends_in_one_sentence(name, content, says, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '1000')
     (tmp_path / 'nowhere.pth').touch()
     (tmp_path / 'config.py').write_bytes(content)
     words = ['config.py', *positional(name)[1:]]
+    if name == 'sweep':
+        words = ['plan', 'sweep', '--method', 'ft=config.py']
     with pytest.raises(SystemExit) as stop:
         raise SystemExit(cli.main([name, *words]))
     assert stop.value.code not in (0, None)

@@ -419,11 +419,11 @@ def test_a_folder_that_cannot_be_written_to_and_a_word_without_a_value_are_refus
     (tmp_path / 'file').touch()
     for name in ('file', 'file/sweep'):
         output = sweep('plan', tmp_path / name, '--method', 'ft=x.py', code=1)
-        assert f'Nothing can be written to {tmp_path / name} (' in output and 'Name another folder' in output
+        assert f'{tmp_path / name}/sweep.json cannot be written: ' in output and 'Name another place' in output
     folder_of(tmp_path / 'sweep').save()
     assert '--slurm partition: write KEY=VALUE' in sweep('run', tmp_path / 'sweep', '--slurm', 'partition', code=1)
     (tmp_path / 'sweep' / 'results').touch()
-    assert 'Nothing can be written to' in sweep('collect', tmp_path / 'sweep', code=1)
+    assert 'results/runs.csv cannot be written: ' in sweep('collect', tmp_path / 'sweep', code=1)
 
 
 @pytest.mark.parametrize(('change', 'message'), [
@@ -440,8 +440,8 @@ def test_a_folder_that_cannot_be_written_to_and_a_word_without_a_value_are_refus
     ({'val_evaluator.iou_metrics': ['mIou']}, r"iou_metrics=\['mIou'\]: mmseg has no mIou; it has mIoU, mDice"),
     ({'train_cfg.max_iters': 0}, 'a sweep counts in iterations'),
     ({'train_cfg.max_iters': '30k'}, 'a sweep counts in iterations'),
-    ({'val_evaluator': None}, 'lacks val_evaluator, by which a sweep'),
-    ({'model': None, 'test_cfg': None}, 'lacks model, test_cfg, by which a sweep')])
+    ({'val_evaluator': None}, 'ft.py lacks val_evaluator, '),
+    ({'model': None, 'test_dataloader': None}, 'ft.py lacks model, test_dataloader, ')])
 def test_what_cannot_run_is_refused_by_the_plan(change, message, voc_root, sweep, tmp_path):
     cfg = small(VOC, tmp_path / 'unused', voc_root)
     cfg.merge_from_dict(change)
@@ -480,7 +480,9 @@ def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_p
     for option in ('foo', 'train_cfg.max_iters.x=1'):
         with pytest.raises(ConfigError, match=f'--cfg-options {option}: not KEY=VALUE of'):
             plan.read(str(tmp_path / 'ft.py'), [option])
-    Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3))).dump(tmp_path / 'x.py')
+    cfg = small(VOC, tmp_path, voc_root)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    cfg.dump(tmp_path / 'x.py')
     with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
         plan.read(str(tmp_path / 'x.py'), [])
 
