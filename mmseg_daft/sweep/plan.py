@@ -14,7 +14,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
-from mmseg.registry import DATASETS, MODELS
+from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, PARAM_SCHEDULERS
 
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
@@ -25,7 +25,7 @@ from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import Executor
 from mmseg_daft.sweep.protocol import REPORT, Run, rate_text
 
-HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
+ADDED = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
 NEEDED = (*NEEDED_TO_TRAIN, 'val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator')
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
             'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
@@ -53,6 +53,7 @@ def freeze(folder: SweepFolder) -> None:
         cfg = read(named, folder.options)
         check(folder, method, cfg)
         prepare(folder, cfg)
+        check_types(named, cfg)
         check_model(named, cfg)
         report = copy.deepcopy(cfg)
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
@@ -84,6 +85,22 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if floor > lowest:
         raise SystemExit(f'{path}: the schedule ends at eta_min={floor:g}, above the rate {rate_text(lowest)} of the '
                          'grid; set it to 0.')
+
+
+def check_types(path: str, cfg: Config) -> None:
+    """Raise ``SystemExit`` where a hook, a loop, a schedule or a metric is of a type that does not exist.
+
+    What has ``metrics`` is an evaluator, whose type is in a registry of its own.
+    """
+    evaluators = [evaluator for part in ('val_evaluator', 'test_evaluator')
+                  for evaluator in (cfg[part] if isinstance(cfg[part], (list, tuple)) else [cfg[part]])]
+    schedules = cfg.get('param_scheduler') or []
+    for registry, parts in ((HOOKS, hooks_of(cfg)), (LOOPS, [cfg.train_cfg]), (METRICS, evaluators),
+                            (PARAM_SCHEDULERS, [schedules] if isinstance(schedules, dict) else schedules)):
+        for part in parts:
+            if 'metrics' not in part and isinstance(part.get('type'), str) and registry.get(part['type']) is None:
+                raise SystemExit(f'{path}: there is no {registry.name} {part["type"]}. Is it misspelt, or its module '
+                                 'missing in custom_imports?')
 
 
 def check_model(path: str, cfg: Config) -> None:
@@ -129,7 +146,7 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
     cfg.train_cfg.val_interval = folder.sweep.iterations
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
-    hooks.update({name: dict(type=hook) for name, hook in HOOKS.items() if hook not in present})
+    hooks.update({name: dict(type=hook) for name, hook in ADDED.items() if hook not in present})
     if conversion := hook_of(cfg, 'BNConversionHook'):
         conversion.setdefault('statistics', f'{folder.path.resolve()}/statistics/{{pass}}.safetensors')
     # MMEngine puts checkpoints into out_dir/NAME_OF_WORK_DIR, which is the same for all runs.
