@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 import mmseg_daft
+from mmseg_daft.files import UnwritableError
 
 COMMANDS = {
     'doctor': ('mmseg_daft.doctor.command', 'check a config before GPU hours are spent on it'),
@@ -74,6 +75,7 @@ def _run(name: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         raise SystemExit(f'mmseg-daft {name}: interrupted.') from None
     except ValueError as error:
-        if type(error).__name__ != 'ConfigError':  # by name: its module imports MMEngine
+        # ConfigError by name: its module imports MMEngine.
+        if type(error).__name__ != 'ConfigError' and not isinstance(error, UnwritableError):
             raise
         raise SystemExit(str(error)) from error

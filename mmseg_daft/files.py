@@ -14,6 +14,10 @@ from typing import Any
 _SUFFIX = '.unfinished'
 
 
+class UnwritableError(ValueError):
+    """A file cannot be written; the message is for users, with the fix."""
+
+
 def write_atomically(path: Path, content: Any) -> None:
     """Write a file such that another process, and one after a crash, sees the old content or the new, nothing else.
 
@@ -36,12 +40,34 @@ def write_atomically(path: Path, content: Any) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Check, before the work that makes its content, that a file can be written; nothing is left behind.
+
+    Raises:
+        UnwritableError: It cannot, with the reason.
+    """
+    folder = next(parent for parent in path.absolute().parents if parent.exists())  # those below it will be made
+    trial = folder / f'{path.name}~'
+    try:
+        if path.is_dir():
+            raise IsADirectoryError('it is a folder')
+        if not folder.is_dir():
+            raise NotADirectoryError(f'{folder} is no folder')
+        write_atomically(trial, b'')
+        trial.unlink(missing_ok=True)  # another process may check the same place
+    except OSError as error:
+        raise UnwritableError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
+
+
 def read_json(path: Path) -> Any:
-    """Return a file's content, or ``None`` where there is no file."""
+    """Return a file's content, or ``None`` where there is no file; raise ``SystemExit`` where it is damaged."""
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise SystemExit(f'{path} is empty or damaged ({error}), as a full disk or a crash leaves a file. Remove it, '
+                         'and give the command again.') from error
 
 
 def tail(log: Path, lines: int = 25) -> str:
@@ -63,22 +89,50 @@ def mend_last_checkpoint(work_dir: Path, folder: Path | None = None) -> str | No
     Returns:
         What was wrong, for the log; ``None`` where nothing was.
     """
-    folder = folder or work_dir
-    for leftover in folder.glob(f'*{_SUFFIX}'):
+    for leftover in (folder or work_dir).glob(f'*{_SUFFIX}'):
         leftover.unlink(missing_ok=True)
+    note = work_dir / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    named, intact = note.read_text(encoding='utf-8').strip(), last_intact(work_dir, folder)
+    if named and named == intact:
+        return None
+    problem = f'{note} names {named or "nothing"}, which is missing or half-written'
+    if intact:
+        write_atomically(note, intact)
+        return f'{problem}; {Path(intact).name} is the last that is whole'
+    note.unlink()
+    return f'{problem}, as are all others: the training starts over'
+
+
+def last_intact(work_dir: Path, folder: Path | None = None) -> str | None:
+    """Return the checkpoint that a run can be resumed from, ``None`` where it has to start.
+
+    It is the one that ``last_checkpoint`` names or, where that is missing or half-written, the last that is whole.
+    Arguments as in ``mend_last_checkpoint``.
+    """
     note = work_dir / 'last_checkpoint'
     if not note.is_file():
         return None
     named = note.read_text(encoding='utf-8').strip()
     if named and ('://' in named or is_intact(Path(named))):
-        return None
-    problem = f'{note} names {named or "nothing"}, which is missing or half-written'
-    intact = [path for path in _by_iteration(folder) if is_intact(path)]
-    if intact:
-        write_atomically(note, str(intact[-1]))
-        return f'{problem}; {intact[-1].name} is the last that is whole'
-    note.unlink()
-    return f'{problem}, as are all others: the training starts over'
+        return named
+    for place in (folder or work_dir, Path(named).parent if named else work_dir):
+        if intact := [path for path in _by_iteration(place) if is_intact(path)]:
+            return str(intact[-1])
+    return None
+
+
+def noted_checkpoint(work_dir: Path) -> Path | None:
+    """Return the checkpoint that ``last_checkpoint`` names: in the run's folder, or where ``CheckpointHook`` puts it.
+
+    The folder may be a copy, of a run that has gone on since, and a relative path started where the training did: a
+    file of that name in the folder comes before them.
+    """
+    note = work_dir / 'last_checkpoint'
+    named = Path(note.read_text(encoding='utf-8').strip()) if note.is_file() else Path()
+    here, elsewhere = work_dir / named.name, named.is_absolute() and not (named.parent / note.name).exists()
+    return next((path for path in ([named, here] if elsewhere else [here, named]) if path.is_file()), None)
 
 
 def is_intact(path: Path) -> bool:

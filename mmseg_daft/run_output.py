@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.files import tail
+from mmseg_daft.files import noted_checkpoint, tail
 
 
 class RunFailedError(RuntimeError):
@@ -92,8 +92,8 @@ def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
 
 def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
     """Return the final checkpoint, once MMEngine has noted it as the last one."""
-    path, note = work_dir / f'iter_{iterations}.pth', work_dir / 'last_checkpoint'
-    return path if path.is_file() and note.is_file() and Path(note.read_text().strip()).name == path.name else None
+    path = noted_checkpoint(work_dir)
+    return path if path and path.name == f'iter_{iterations}.pth' else None
 
 
 def last_saved_iteration(work_dir: Path) -> int:

@@ -24,11 +24,11 @@ script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
 root=${MMSEG_DAFT_ROOT:-$(dirname "${script%% *}")/..}
 [ -f "$root/tools/train.py" ] || { echo "No tools/train.py in $root: export MMSEG_DAFT_ROOT, the folder that holds tools" >&2; exit 2; }
 
-# A restarted job resumes; the first start of another run must not go on with what its folder holds.
-resume=(--resume)
-if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
-  "${PYTHON:-python}" "$root/tools/train.py" --check-work-dir "$@" || exit 2
-  resume=()
+# A restarted job resumes what there is; the first start of another run must not go on with what its folder holds.
+resume=()
+if ! held=$("${PYTHON:-python}" "$root/tools/train.py" --check-work-dir "$@" 2>&1); then
+  [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || { echo "$held" >&2; exit 2; }
+  resume=(--resume)
 fi
 
 signaled='' sent=''

@@ -32,6 +32,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_daft.arguments import add_cfg_options, at_least
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,15 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/analyze/CONFIG)')
     parser.add_argument('--stages', nargs='+', default=['all'], help='of the backbone, such as 1 4 (default: all)')
     parser.add_argument('--split', choices=('train', 'val', 'test'), default='test', help='default: test')
-    parser.add_argument('--images', type=int, help='only so many, evenly spread over the split')
-    parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: 1)')
-    parser.add_argument('--workers', type=int, default=2, help='processes that load images (default: 2)')
+    parser.add_argument('--images', type=at_least(1), help='only so many, evenly spread over the split')
+    parser.add_argument('--batch-size', type=at_least(1), default=1, help='images of one size at once (default: 1)')
+    parser.add_argument('--workers', type=at_least(0), default=2, help='processes that load images (default: 2)')
     parser.add_argument('--amp', action='store_true', help='half precision; bfloat16 on a CPU')
     parser.add_argument('--no-sheets', dest='sheets', action='store_false',
                         help='leave out the least and most distorted images')
     parser.add_argument('--formats', nargs='+', choices=FORMATS, default=list(FORMATS), help='of the figures')
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='override settings of the config')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch'), default='none')
 
 
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             _average([args.config, *map(Path, args.runs)], args.out, make_console())
         else:
             _analyze(args, make_console())
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f'mmseg-daft analyze: {error}', file=sys.stderr)
         return 1
     return 0
@@ -89,23 +90,23 @@ def _average(paths: Sequence[Path], out: Path | None, console: Console) -> None:
 def _analyze(args: argparse.Namespace, console: Console) -> None:
     import mmseg_daft
 
-    if min(1 if args.images is None else args.images, args.batch_size) < 1:
-        raise ValueError('--images and --batch-size have to be at least 1.')
     mmseg_daft.register()
     from mmseg_daft.analysis.measure import measure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, show_findings, write_report
     from mmseg_daft.console import quiet
     from mmseg_daft.engine.configs import read_config
-    from mmseg_daft.files import write_atomically
+    from mmseg_daft.files import refuse_unwritable, write_atomically
 
     runs = _read_runs(args.runs)
     with quiet():
-        cfg = read_config(args.config, args.cfg_options)
+        cfg = read_config(args.config, args.cfg_options, needs=('model',))
     out = args.out or Path('work_dirs', 'analyze', args.config.stem)
     made_from = {
         'config': str(args.config.resolve()), 'runs': {name: str(path.resolve()) for name, path in runs.items()},
         'pretrained': args.pretrained and str(args.pretrained.resolve()), 'split': args.split,
         'cfg-options': args.cfg_options}
+    for name in ('numbers.csv', 'report.html', 'figures/x.png'):
+        refuse_unwritable(out / name)
     refuse_other_report(out, 'report.html', made_from)
     with _processes(args.launcher):
         findings = measure(
@@ -130,6 +131,8 @@ def _read_runs(words: Sequence[str]) -> dict[str, Path]:
             raise ValueError(f'{word!r} is not NAME=RUN, such as FT=work_dirs/my_run.')
         if method in runs:
             raise ValueError(f'The method {method!r} comes twice. Give each run its own name, such as {method}-1.')
+        if len(slug(method).encode()) > 150:
+            raise ValueError(f'The method {method[:40]}… has a longer name than a file can have. Shorten it.')
         like = [other for other in runs if slug(other) == slug(method)]
         if like:
             raise ValueError(f'The methods {like[0]!r} and {method!r} would both have figures named '

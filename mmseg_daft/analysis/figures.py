@@ -38,6 +38,7 @@ STYLES = (
     dict(color='#000000', marker='X', linestyle=(0, (2, 3))))
 _USUAL = dict(zip(('FT', 'DAFT', 'LP', 'LP-FT'), STYLES, strict=False))
 _SETTINGS = {
+    'text.parse_math': False,  # names may hold any sign
     'font.size': 9, 'axes.titlesize': 9.5, 'axes.labelsize': 9, 'legend.frameon': False, 'axes.spines.top': False,
     'axes.spines.right': False, 'figure.dpi': 130, 'svg.hashsalt': 'mmseg_daft'}
 _HEAT = 'inferno'  # its lightness rises evenly, so that it reads in gray
@@ -50,6 +51,11 @@ def styles(methods: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     taken = {method: _USUAL[method] for method in methods if method in _USUAL}
     free = itertools.cycle(look for look in STYLES if look not in taken.values())
     return {method: taken.get(method) or next(free) for method in methods}
+
+
+def _label(name: str) -> str:
+    """Return a name as a legend shows it: one that begins with an underscore, matplotlib leaves out."""
+    return f' {name}' if name.startswith('_') else name
 
 
 def figure_style() -> AbstractContextManager[None]:
@@ -105,8 +111,8 @@ def _draw_densities(axis: Axes, samples: Mapping[str, tuple[NDArray[Any], NDArra
         axis.stairs(shares[method], edges, color=look['color'], linestyle=look['linestyle'], linewidth=1.4)
         if np.isfinite(median.low):
             axis.plot([median.low, median.high], [y, y], color=look['color'], linewidth=2)
-        axis.plot([median.value], [y], markersize=5.5, label=method, markeredgecolor='white', markeredgewidth=0.5,
-                  **look)
+        axis.plot([median.value], [y], markersize=5.5, label=_label(method), markeredgecolor='white',
+                  markeredgewidth=0.5, **look)
     axis.set_ylim(0, top * (1.15 + 0.1 * len(samples)))
 
 
@@ -162,7 +168,7 @@ def _draw_layers(axis: Axes, series: Mapping[str, Mapping[str, float]], log: boo
     for method, look in styles(list(series)).items():
         layers, changes = list(series[method]), np.array(list(series[method].values()))
         shown = np.where(np.isfinite(changes) & ((changes > 0) | (not log)), changes, np.nan)
-        axis.plot(shown, label=method, markersize=3.2, linewidth=1.1, markeredgewidth=0, **look)
+        axis.plot(shown, label=_label(method), markersize=3.2, linewidth=1.1, markeredgewidth=0, **look)
     mark_stages(axis, [stage_of(layer).replace('stem', 'IS') for layer in layers])
     if not log:
         axis.set_ylim(bottom=0)
@@ -201,7 +207,7 @@ def draw_cka(findings: Findings) -> Figure:
     for axis, cka in zip(axes, (DistortionMeter.cka, DistortionMeter.debiased_cka), strict=True):
         for method, look in styles(findings.methods).items():
             values = [cka(meters[method]) for meters in findings.stages.values()]
-            axis.plot(range(len(stages)), values, label=method, markersize=5, linewidth=1.3, **look)
+            axis.plot(range(len(stages)), values, label=_label(method), markersize=5, linewidth=1.3, **look)
         axis.set(xticks=range(len(stages)), xticklabels=stages, xlim=(-0.3, len(stages) - 0.7), xlabel='stage')
     images = len(findings.stages[stages[0]][findings.methods[0]].images)
     axes[0].set(title=f'Linear CKA, before vs after ({images} images)', ylabel='CKA (1: the same up to rotation)')
@@ -223,7 +229,7 @@ def draw_classes(findings: Findings, stage: str) -> Figure:
         quartiles = np.array([row['quartiles'] for row in mine]).reshape(-1, 2)
         axis.hlines(y, quartiles[:, 0], quartiles[:, 1], color=look['color'], linewidth=1.6)
         axis.plot([row['pixel_cosine'] for row in mine], y, marker=look['marker'], linestyle='', markersize=5,
-                  color=look['color'], label=method, markeredgecolor='white', markeredgewidth=0.5)
+                  color=look['color'], label=_label(method), markeredgecolor='white', markeredgewidth=0.5)
     axis.tick_params(axis='y', length=0)
     axis.grid(axis='x', color='0.9', linewidth=0.6)
     axis.set(yticks=range(len(classes)), yticklabels=classes, ylim=(len(classes) - 0.5, -0.5),
@@ -259,6 +265,7 @@ def draw_sheet(
     axes[0, -1].set_title('distortion')
     bar = figure.colorbar(ScalarMappable(scale, _HEAT), ax=axes, location='right', shrink=0.5, aspect=30, pad=0.01)
     bar.set_label('1 - cosine similarity', fontsize=8)
+    bar.ax.yaxis.set(major_formatter=_PlainNumbers(), minor_formatter=_PlainNumbers())
     if len(classes) == len(colors) and (scenes[0].truth is not None or scenes[0].predictions):
         draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
     return figure
@@ -285,6 +292,6 @@ def draw_legend(
     figure: Figure | SubFigure, classes: Sequence[str], colors: NDArray[np.uint8], columns: int, **options: float,
 ) -> None:
     """Name the classes below a figure, in so many columns."""
-    handles = [Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=name)
+    handles = [Patch(facecolor=rgb / 255, edgecolor='black', linewidth=0.5, label=_label(name))
                for name, rgb in zip(classes, colors, strict=True)]
     figure.legend(handles=handles, loc='outside lower center', ncols=columns, **options)

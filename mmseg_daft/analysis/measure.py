@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from mmseg_daft.analysis.findings import VOID, DistortionMeter, Findings, ImageD
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
-from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.configs import ignored_labels, type_name
 from mmseg_daft.engine.feature_reference import returned_stages
 from mmseg_daft.engine.training_data import leaf_datasets
 
@@ -68,7 +69,9 @@ def measure(
     total = len(names)
     count = min(images or total, total)
     numbers = [i * total // count for i in range(count)]
-    analyzer = _Analyzer(start, loaded, dataset, names, classes, places, device, amp, None if rank else console)
+    ignored = torch.tensor(sorted(ignored_labels(cfg)))
+    analyzer = _Analyzer(start, loaded, dataset, names, classes, ignored, places, device, amp,
+                         None if rank else console)
     everyone = gather_object(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if everyone is None:
         return None
@@ -128,7 +131,10 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
         for part in leaf_datasets(dataset_cfg):
             part.pipeline = [step for step in part.pipeline if type_name(step) != 'LoadAnnotations']
         dataset = DATASETS.build(dataset_cfg)
-    paths = [Path(info['img_path']) for info in infos]
+    if isinstance(dataset.metainfo.get('classes'), str):
+        raise ValueError(f'The classes of {split}_dataloader.dataset are one text, {dataset.metainfo["classes"]!r}: '
+                         'name a list of names, or a file that is there.')
+    paths = [Path(os.fsencode(info['img_path']).decode('utf-8', 'replace')) for info in infos]
     times = Counter(path.name for path in paths)
     names = [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in paths]
     return dataset, names, tuple(dataset.metainfo.get('classes') or ()) if labeled else ()
@@ -136,13 +142,19 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
 
 @dataclass(frozen=True)
 class _Analyzer:
-    """The models and how they are run; ``places`` says where a stage stands among the backbone's outputs."""
+    """The models and how they are run.
+
+    Attributes:
+        ignored: Labels that are no class.
+        places: Where a stage stands among the backbone's outputs.
+    """
 
     start: LoadedModel
     runs: Sequence[LoadedModel]
     dataset: Any
     names: Sequence[str]
     classes: Sequence[str]
+    ignored: Tensor
     places: Mapping[str, int]
     device: torch.device
     amp: bool
@@ -174,8 +186,9 @@ class _Analyzer:
         """Return what lies at the middle of each position of some maps ``(N, C, h, w)``.
 
         Returns:
-            The ground truth if there is one: class ids ``(N, h, w)``, ``VOID`` in the padding at the right and bottom.
-            And where the image is and not padding: a mask of the same shape, or ``None`` if nothing was padded.
+            The ground truth if there is one: class ids ``(N, h, w)``, ``VOID`` where there is none, as in the padding
+            at the right and bottom. And where the image is and not padding: a mask of the same shape, or ``None`` if
+            nothing was padded.
         """
         height, width = data['inputs'].shape[2:]
         samples = data['data_samples']
@@ -189,9 +202,14 @@ class _Analyzer:
                 shrunk.append(F.interpolate(image, size=maps.shape[2:], mode='nearest-exact')[0, 0].long())
             return torch.stack(shrunk).to(self.device)
 
-        labels = shrink(sample.gt_sem_seg.data for sample in samples) if self.classes else None
+        labels = shrink(self._truth(sample) for sample in samples) if self.classes else None
         padded = any(size != (height, width) for size in sizes)
         return labels, shrink(torch.zeros(len(samples), 1, 1, 1)) != VOID if padded else None
+
+    def _truth(self, sample: Any) -> Tensor:
+        """Return a sample's class ids ``(1, H, W)``, ``VOID`` where its label is none."""
+        labels = sample.gt_sem_seg.data.cpu()
+        return labels.masked_fill(torch.isin(labels, self.ignored), VOID)
 
     @torch.no_grad()
     def features(self, loaded: LoadedModel, inputs: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
@@ -237,7 +255,7 @@ class _Analyzer:
             if loaded.predicts:
                 result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
                 predictions[title] = _nearest(result.pred_sem_seg.data, shape)
-        truth = _nearest(sample['data_samples'].gt_sem_seg.data, shape) if self.classes else None
+        truth = _nearest(self._truth(sample['data_samples']), shape) if self.classes else None
         name = self.names[image.number].rsplit('.', 1)[0]
         cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
@@ -246,10 +264,14 @@ class _Analyzer:
         return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
 
     def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:
-        if self.start.model.data_preprocessor.channel_conversion:
+        """Return what can be shown of an input: three channels or a gray one, by their range if not of 8 bits."""
+        if len(inputs) == 3 and self.start.model.data_preprocessor.channel_conversion:
             inputs = inputs[[2, 1, 0]]
-        small = F.interpolate(inputs[None].float(), size=shape, mode='bilinear', antialias=True)[0]
-        return small.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+        channels = inputs[:3 if len(inputs) > 2 else 1]
+        small = F.interpolate(channels[None].float(), size=shape, mode='bilinear', antialias=True)[0]
+        if inputs.dtype is not torch.uint8:
+            small = (small - small.min()) * (255 / (small.max() - small.min()).clamp(min=1e-12))
+        return small.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
 
 
 def _nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:

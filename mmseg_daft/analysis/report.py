@@ -51,7 +51,8 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
 
 
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
-    """Write ``report.html``, ``numbers.csv`` and ``figures/``; their titles and captions are the template's."""
+    """Write ``numbers.csv``, ``figures/`` and ``report.html``; their titles and captions are the template's."""
+    write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
     (out / 'figures').mkdir(parents=True, exist_ok=True)
     sources = {}
     with draw.figure_style():
@@ -62,7 +63,6 @@ def write_report(out: Path, findings: Findings, formats: Sequence[str], console:
             content = io.BytesIO()
             figure.savefig(content, format=suffix, metadata=draw.UNDATED.get(suffix))
             sources[name] = f'data:{mime};base64,{base64.b64encode(content.getvalue()).decode()}'
-    write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
     environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)

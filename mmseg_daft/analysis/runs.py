@@ -20,6 +20,7 @@ from mmseg_daft.core.distortion import layer_tensors, relative_change, statistic
 from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.pretrained_weights import match_weights, pretrained_starts
+from mmseg_daft.files import noted_checkpoint
 
 EXTRACTOR = 'backbone'
 
@@ -43,9 +44,8 @@ class LoadedModel:
 def _find_checkpoint(path: Path) -> Path:
     if path.is_file():
         return path
-    note = path / 'last_checkpoint'
-    if note.is_file() and (path / Path(note.read_text().strip()).name).is_file():  # the folder may have been moved
-        return path / Path(note.read_text().strip()).name
+    if noted := noted_checkpoint(path):
+        return noted
     numbered = [(int(found[1]), file) for file in path.glob('*.pth')
                 if (found := re.search(r'_(\d+)\.pth$', file.name))]
     if not numbered:

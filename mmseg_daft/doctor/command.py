@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from mmseg_daft.arguments import add_cfg_options, at_least
 from mmseg_daft.doctor import environment
 from mmseg_daft.doctor.finding import Examination, Finding, Verdict, skip
 
@@ -23,9 +24,9 @@ COLORS = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.FAIL: 'bold red',
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument('config', metavar='CONFIG', type=Path)
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='change settings of the config, as in training')
-    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='how many GPUs the run will have (default: 1)')
+    add_cfg_options(parser)
+    parser.add_argument('--gpus', type=at_least(1), default=1, metavar='N',
+                        help='how many GPUs the run will have (default: 1)')
     parser.add_argument('--full', action='store_true',
                         help='read every image and label, download weights, run the full crop')
 

@@ -4,6 +4,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mmseg.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
-from mmseg_daft.engine.configs import type_name
+from mmseg_daft.engine.configs import ignored_labels, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 
 # How many images the released data sets have, by type and split.
@@ -45,7 +46,7 @@ def check_data(
         usable = [i for i in range(len(part)) if not damaged or damaged.isdisjoint(_files(part, i))]
         spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
         sample = track([usable[i] for i in spread.astype(int)], 'reading files')
-        findings += _check_labels(part, sample, len(usable), full)
+        findings += _check_labels(part, sample, len(usable), full, ignored_labels(cfg))
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             findings.pop()  # the last one says what was read, as OK
         for finding in findings:
@@ -68,7 +69,7 @@ def why_unreadable(path: str) -> str | None:
     OpenCV, with which the pipeline reads, fills the missing part of a truncated JPEG with gray.
     """
     try:
-        with Image.open(path) as image:
+        with _of_any_size(), Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:
         if not os.path.getsize(path):
@@ -77,6 +78,27 @@ def why_unreadable(path: str) -> str | None:
     except Exception as error:
         return str(error)
     return None
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """Let Pillow open images of any size, as OpenCV does."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def refuse_text(classes: Any) -> None:
+    """Check that classes are a list: MMEngine takes a text that names no file for one, letter by letter.
+
+    Raises:
+        Problem: They are a text.
+    """
+    if isinstance(classes, str):
+        raise Problem(f'The classes of the data set are one text, {classes!r}, which names no file that is there.',
+                      "Set metainfo=dict(classes=[...]) to a list of names, or to a file with a name on each line.")
 
 
 def ranges(values: Sequence[int]) -> str:
@@ -142,16 +164,38 @@ def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]
     return findings, missing | broken.keys()
 
 
-def _check_labels(dataset: Any, indices: Iterable[int], usable: int, full: bool) -> Iterator[Finding]:
+def _occurrences(label: np.ndarray) -> dict[int, int]:
+    """Return how often each value occurs; quickly where there are 256 at most."""
+    if label.dtype == np.uint8:
+        counts = np.bincount(label.ravel())
+        return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+    values, counts = np.unique(label, return_counts=True)
+    return dict(zip(map(int, values), map(int, counts), strict=True))
+
+
+def _largest_stored(path: str) -> int:
+    """Return the largest value of a label file of more than 8 bits; 0 for any other, which holds none above 255."""
+    try:
+        with _of_any_size(), Image.open(path) as image:
+            return int(np.max(image)) if image.mode.startswith(('I', 'F')) else 0
+    except UnidentifiedImageError:
+        return 0  # what Pillow does not know, code of the user's reads
+
+
+def _check_labels(
+    dataset: Any, indices: Iterable[int], usable: int, full: bool, ignored: set[int],
+) -> Iterator[Finding]:
     """Read samples with the loading transforms of the data set's own pipeline, and judge the values of the labels."""
     load = [transform for transform in dataset.pipeline.transforms if type(transform).__name__.startswith('Load')]
     load_stored = [copy.copy(transform) for transform in load]
     for transform in load_stored:
         transform.reduce_zero_label = False
     classes, reduced = dataset.metainfo.get('classes') or (), dataset.reduce_zero_label
-    n, ignored = len(classes), {dataset.ignore_index, 255}
-    pixels, stored = np.zeros(256, np.int64), np.zeros(256, np.int64)  # by value; stored: before reduce_zero_label
-    unreadable, sizes, colored, blank, outside, files = [], [], [], [], {}, 0
+    refuse_text(classes)
+    n, ignored = len(classes), {dataset.ignore_index, *ignored}
+    pixels, stored = (np.zeros(max(256, n + 1), np.int64) for _ in range(2))  # stored: before reduce_zero_label
+    unreadable, large, sizes, colored, wide, blank, outside, files = [], [], [], [], [], [], {}, 0
+    narrow = False
     for index in indices:
         files += 1
         info = dataset.get_data_info(index)
@@ -159,6 +203,9 @@ def _check_labels(dataset: Any, indices: Iterable[int], usable: int, full: bool)
         reason = None if dataset.backend_args else why_unreadable(image)
         try:
             loaded = Compose(load)(info)
+        except Image.DecompressionBombError:
+            large.append(image)
+            continue
         except Exception as error:
             reason = reason or describe(error)
         if reason:
@@ -174,20 +221,35 @@ def _check_labels(dataset: Any, indices: Iterable[int], usable: int, full: bool)
         (h, w), (label_h, label_w) = loaded['img'].shape[:2], label.shape
         if (h, w) != (label_h, label_w):
             sizes.append(f'{image} {w}x{h}, label {label_w}x{label_h}')
-        counts = np.bincount(label.ravel(), minlength=256)
-        pixels += counts[:256]  # labels of 16 bits may hold more
-        present = set(np.flatnonzero(counts).tolist()) - ignored
+        narrow |= label.dtype == np.uint8
+        if label.dtype == np.uint8 and not dataset.backend_args and (top := _largest_stored(path)) > 255:
+            wide.append(f'{path} (up to {top})')
+            continue
+        counts = _occurrences(label)
+        for value in counts.keys() & set(range(len(pixels))):
+            pixels[value] += counts[value]
+        present = counts.keys() - ignored
         if strange := sorted(present.difference(range(n))):
             outside[path] = strange
         if not present:
             blank.append(path)
         if reduced:
             unmapped = dict(dataset.get_data_info(index), reduce_zero_label=False, label_map=None)
-            stored += np.bincount(Compose(load_stored)(unmapped)['gt_seg_map'].ravel(), minlength=256)[:256]
+            for value, count in _occurrences(Compose(load_stored)(unmapped)['gt_seg_map']).items():
+                stored[value] += count
 
     of = f'of {files} read'
     if unreadable:
         yield fail(f'{len(unreadable)} {of} cannot be read: {some(unreadable)}.', RESTORE)
+    if large:
+        yield fail(f'{len(large)} {of} have an image or label that is larger than Pillow reads: {some(large)}.',
+                   "Cut them into tiles, or set imdecode_backend='cv2' in LoadAnnotations and LoadImageFromFile.")
+    if wide:
+        yield fail(f'{len(wide)} labels {of} hold numbers above 255, of which mmseg keeps the last 8 bits (256 becomes '
+                   f'0): {some(wide)}.', 'Write class numbers 0-254, and 255 for what is to be ignored, as 8 bits.')
+    if n > 255 and narrow:
+        yield fail(f'{n} classes, and labels of 8 bits tell 255 apart.', 'Join classes, or load labels of 16 bits by '
+                   'a transform of your own, and set ignore_index of decoders and metric.')
     if sizes:
         yield fail(f'{len(sizes)} {of} have a label of another size: {some(sizes)}.',
                    "Restore the pairs: a label has its image's size.")
@@ -211,7 +273,7 @@ def _check_labels(dataset: Any, indices: Iterable[int], usable: int, full: bool)
                       'reduce_zero_label=True ignores label 0, which occurs, and shifts the others down; but no label '
                       f'is {n}, so class {n - 1} would stay empty ({seen} of the labels 1-{n - 1} were seen).',
                       f'Set reduce_zero_label=False, unless 0 means unlabeled and classes are numbered 1-{n}.')
-    unseen = [name for i, name in enumerate(classes) if not pixels[i]]
+    unseen = [] if wide or large else [name for i, name in enumerate(classes) if not pixels[i]]
     if full and unseen and files > len(unreadable):
         yield warn(f'{len(unseen)} classes never occur: {some(unseen, 8)}.',
                    'Their IoU will be NaN or 0: check the labels and the classes.')

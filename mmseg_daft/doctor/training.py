@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.fileio import list_from_file
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as ALL_HOOKS
@@ -24,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
+from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
@@ -41,15 +43,9 @@ def build_config(path: Path, options: Sequence[str]) -> Config:
     """Read a config with the command's options.
 
     Raises:
-        ConfigError: It cannot be read, or an option does not fit.
-        Problem: It is a part of a config.
+        ConfigError: It cannot be read, is a part of a config, or an option does not fit.
     """
-    cfg = read_config(path, options)
-    missing = [key for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper') if not cfg.get(key)]
-    if missing:
-        raise Problem(f'{path} lacks {", ".join(missing)}, so nothing can be trained from it.',
-                      'Give a whole config, not one of its bases.')
-    return cfg
+    return read_config(path, options, needs=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -92,8 +88,13 @@ def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
 
 def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
     """Compare the number of images in an optimizer step with the one that the rates are meant for."""
-    per_gpu = cfg.train_dataloader.get('batch_size') or 1
+    per_gpu = cfg.train_dataloader.get('batch_size', 1)
     accumulated = cfg.optim_wrapper.get('accumulative_counts', 1)
+    for key, number in (('train_dataloader.batch_size', per_gpu), ('optim_wrapper.accumulative_counts', accumulated),
+                        *((f'train_cfg.{key}', cfg.train_cfg.get(key, 1)) for key in ('max_iters', 'max_epochs'))):
+        if number is not None and not (isinstance(number, int) and number > 0):
+            raise Problem(f'{key}={number!r}: nothing can be trained so.', 'Set it to a whole number of at least 1.')
+    per_gpu = per_gpu or 1  # a batch_sampler says how many
     batch = per_gpu * gpus * accumulated
     hook = hook_of(cfg, 'EffectiveBatchHook')
     found = f'{batch} images an optimizer step: {per_gpu} per GPU x {gpus} GPUs x {accumulated} accumulated'
@@ -287,9 +288,13 @@ def optimizer_state_bytes(optimizer: Optimizer) -> float:
 
 
 def _number_of_classes(leaf: dict) -> int:
-    """Return how many classes a data set's config or its type has; 0 where neither says."""
+    """Return how many classes a data set's config, the file that it names, or its type has; 0 where none says."""
     kind = DATASETS.get(leaf['type']) if isinstance(leaf['type'], str) else leaf['type']
-    return len((leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ())
+    classes = (leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ()
+    if isinstance(classes, str) and Path(classes).is_file():
+        classes = list_from_file(classes)
+    refuse_text(classes)
+    return len(classes)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -315,4 +320,6 @@ def _noise(cfg: Config, model: nn.Module, seed: int) -> dict:
     head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
     label = torch.randint(0, getattr(head, 'num_classes', 2), (1, h, w), generator=generator)
     sample = SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(h, w), ori_shape=(h, w)))
-    return dict(inputs=torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8), data_samples=sample)
+    channels = len(getattr(model.data_preprocessor, 'mean', range(3)))
+    image = torch.randint(0, 256, (channels, h, w), generator=generator, dtype=torch.uint8)
+    return dict(inputs=image, data_samples=sample)

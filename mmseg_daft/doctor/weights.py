@@ -2,7 +2,7 @@
 
 import os
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlparse
 
@@ -12,6 +12,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor, nn
 
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
+from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.configs import hook_of
 from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
 from mmseg_daft.models import efficientnet_lite
@@ -111,10 +112,28 @@ def _check_file(
     try:
         matched = match_file(state, checkpoint, prefix)
     except Exception as error:
-        return fail(f'{what}: cannot be read. {describe(error)}', f'Remove {path} and get it again.'
-                    if is_address(address) else 'Write or download the file again.')
+        return fail(f'{what}: cannot be read. {describe(error)}',
+                    f'If it is damaged, remove {path}, and it is downloaded again.' if is_address(address) else '')
     if problem := matched.problem(min_share):
         return fail(f'{what} does not match: {problem}',
                     'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
+    if bad := _impossible(read_checkpoint(checkpoint)[0], matched.matched, prefix):
+        return fail(f'{what}: {some(bad)}, so the network it is of diverged, or the file is damaged.',
+                    'Take an earlier checkpoint of that training, or get the file again.')
     rest = some([*matched.missing, *matched.misshapen])
     return ok(f'{what}: {len(matched.matched)} tensors match ({matched.share:.0%})' + (f', not {rest}' if rest else ''))
+
+
+def _impossible(file: Mapping[str, Tensor], names: Iterable[str], prefix: str | None) -> list[str]:
+    """Return what no trained network holds: numbers that are not finite, and negative variances."""
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    found = []
+    for name in names:
+        tensor = file.get(start + name, file.get(f'module.{name}'))
+        if tensor is None or not tensor.is_floating_point():
+            continue
+        if not torch.isfinite(tensor).all():
+            found.append(f'{start}{name} holds NaN or infinite values')
+        elif name.endswith('running_var') and bool((tensor < 0).any()):
+            found.append(f'{start}{name} holds negative variances')
+    return found

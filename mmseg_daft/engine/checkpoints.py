@@ -1,7 +1,8 @@
 """MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import Tensor
 
-from mmseg_daft.files import write_atomically
+from mmseg_daft.files import last_intact, write_atomically
 
 
 def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -30,14 +31,25 @@ def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise FileNotFoundError(f'{path} is not there. Put it there, train the model that writes it, or name another '
                                 'file: in init_cfg, load_from or on the command line.') from error
     except Exception as error:  # unpickling what is no checkpoint can raise anything
-        if isinstance(error, OSError) or (isinstance(error, ValueError) and '://' in path):  # a scheme's own reader
+        named = getattr(error, 'filename', None)  # else PyTorch sought beyond the end of a torn file
+        if named or (isinstance(error, (OSError, ValueError)) and '://' in path):  # a scheme's own reader
             raise
+        if refused := re.search(r'\bGLOBAL ([\w.]+)', str(error)):
+            raise ValueError(
+                f'{path} holds {refused[1]}, which is no plain data: reading it could run code, so it is refused. If '
+                f'you trust the file, read it with torch.load({path!r}, weights_only=False) and write its tensors '
+                "alone: torch.save(dict(state_dict=...), 'tensors.pth'). Then name that file.") from error
         raise ValueError(_refusal(path, f'PyTorch cannot read it ({type(error).__name__})')) from error
     if not isinstance(content, Mapping):
         raise ValueError(_refusal(path, f'it holds a {type(content).__name__}'))
     state = content.get('state_dict', content)
+    places = dict(_tensors_in(content))
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        if places:
+            raise ValueError(_elsewhere(path, places))
         raise ValueError(_refusal(path, 'it holds no tensors by name'))
+    if state is content and max(places.values()) > places[()]:  # a counter beside 'model', for instance
+        raise ValueError(_elsewhere(path, places))
     return {name: value for name, value in state.items() if isinstance(name, str)}, content
 
 
@@ -45,6 +57,24 @@ def _refusal(path: str, why: str) -> str:
     return (f'{path} is no checkpoint: {why}. It has to be a file that torch.save wrote: a dictionary of tensors by '
             'name, or one that has them under \'state_dict\', such as the iter_*.pth of a run. If it was copied or '
             'downloaded, get it again.')
+
+
+def _tensors_in(content: Mapping[Any, Any], place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], int]]:
+    """Yield where a dictionary and those in it hold tensors, by the keys that lead there, and how many."""
+    if number := sum(isinstance(value, Tensor) for value in content.values()):
+        yield place, number
+    for key, value in content.items():
+        if isinstance(value, Mapping) and len(place) < 3:
+            yield from _tensors_in(value, (*place, key))
+
+
+def _elsewhere(path: str, places: Mapping[tuple[Any, ...], int]) -> str:
+    keys = sorted(((number, ''.join(f'[{key!r}]' for key in place)) for place, number in places.items() if place),
+                  key=lambda pair: -pair[0])
+    found = ', '.join(f'{place} ({number})' for number, place in keys[:4])  # an optimizer has a place for each tensor
+    return (f"{path} holds its tensors not under 'state_dict', but under {found}. Write those that you mean to a file "
+            f"of their own: torch.save(dict(state_dict=torch.load({path!r}){keys[0][1]}), "
+            "'tensors.pth'). Then name that file.")
 
 
 BACKEND = 'atomic'
@@ -63,38 +93,50 @@ class AtomicBackend(LocalBackend):
 def settle_start(runner: Runner) -> None:
     """Let ``--resume`` go on from this run's own checkpoint, and ``load_from`` be what a new run starts from.
 
-    MMEngine resumes from ``load_from`` itself, whatever the work directory holds: the first launch of a job that is
-    always started with ``--resume`` would take the pre-trained model's iteration for its own and train nothing, and a
-    later one would lose what it had trained. Named explicitly, a checkpoint in the work directory or of a run of the
-    same name is still resumed, as MMEngine does. For a hook's ``before_run``; settled once, it stays.
+    For a hook's ``before_run``; settled once, it stays.
 
     Raises:
-        FileNotFoundError, ValueError: As ``read_checkpoint``.
+        FileNotFoundError, ValueError: As ``settled_start``.
     """
-    start = runner._load_from
-    if not (runner._resume and start):
-        return
-    work_dir = Path(runner.work_dir)
-    if '://' not in start and Path(start).resolve().parent == work_dir.resolve():
-        return
-    if (work_dir / 'last_checkpoint').is_file():
-        runner._load_from = None
-        runner.logger.info(f'Resume: from the last checkpoint in {work_dir}. load_from={start!r} is what the run '
-                           'started from.')
-    elif not _is_of_the_same_name(start, runner):
-        runner._resume = False
-        runner.logger.info(f'Resume: {work_dir} holds no checkpoint yet, so the run starts, from the weights of '
-                           f'load_from={start!r}. To go on from that file instead, copy it into the work directory and '
-                           'name the copy.')
+    if runner._resume and runner._load_from:
+        name = runner.experiment_name.rsplit('_', 2)[0]  # less the time of start, 20261124_161001
+        runner._load_from, runner._resume, remark = settled_start(runner._load_from, Path(runner.work_dir), name)
+        if remark:
+            runner.logger.info(remark)
 
 
-def _is_of_the_same_name(path: str, runner: Runner) -> bool:
-    _, content = read_checkpoint(path)
-    if 'message_hub' not in content or 'optimizer' not in content:
-        return False  # weights alone, which MMEngine could not resume from
-    names = content.get('meta', {}).get('experiment_name', ''), runner.experiment_name
-    mine, other = (name.split('_')[:-2] for name in names)  # less the time of start, 20261124_161001
-    return mine == other
+def settled_start(load_from: str, work_dir: Path, name: str) -> tuple[str | None, bool, str]:
+    """Return what a run that is started with ``--resume`` loads, whether it resumes from that, and why, for the log.
+
+    MMEngine resumes from ``load_from`` itself, whatever the work directory holds: the first launch of a job that is
+    always started with ``--resume`` would take the pre-trained model's iteration for its own and train nothing, and a
+    later one would lose what it had trained. A checkpoint in the work directory that is named explicitly is resumed, as
+    MMEngine does.
+
+    Args:
+        load_from: The config's.
+        work_dir: The run's.
+        name: Of the run, as its checkpoints have it: ``experiment_name``, or the config's file name.
+
+    Raises:
+        ValueError: ``load_from`` may as well be this run's own past, or as ``read_checkpoint``.
+        FileNotFoundError: As ``read_checkpoint``.
+    """
+    if '://' not in load_from and Path(load_from).resolve().parent == work_dir.resolve():
+        return load_from, True, ''
+    if last_intact(work_dir):
+        return None, True, (f'Resume: from the last checkpoint in {work_dir}. load_from={load_from!r} is what the run '
+                            'started from.')
+    _, content = read_checkpoint(load_from)
+    before = content.get('meta', {}).get('experiment_name', '').rsplit('_', 2)[0]
+    if 'message_hub' in content and 'optimizer' in content and before == name:  # else MMEngine could not resume
+        raise ValueError(f'--resume, but {work_dir} holds no checkpoint, and load_from={load_from!r} is of a run with '
+                         f'the same name, {name!r}: is it the past of this run, or the start of a new one? To go on '
+                         'from it, copy it into the work directory and name the copy; to start from its weights, leave '
+                         'out --resume.')
+    return load_from, False, (f'Resume: {work_dir} holds no checkpoint yet, so the run starts, from the weights of '
+                              f'load_from={load_from!r}. To go on from that file instead, copy it into the work '
+                              'directory and name the copy.')
 
 
 def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:

@@ -1,6 +1,8 @@
 """Read a config as a training does, and ask it for its hooks, its types and its data sets."""
 
 import argparse
+import difflib
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,18 +10,25 @@ from typing import Any
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
+_READ_ELSEWHERE = ('custom_imports', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg', 'find_unused_parameters',
+                   'sync_bn', 'compile', 'activation_checkpointing')
+"""What MMEngine and mmseg read from a config, beside a runner's arguments."""
+
 
 class ConfigError(ValueError):
     """A config cannot be read, or an option does not fit it; the message is for users, with the fix."""
 
 
-def read_config(path: str | Path, options: Sequence[str] = (), import_modules: bool = True) -> Config:
+def read_config(
+    path: str | Path, options: Sequence[str] = (), import_modules: bool = True, needs: Sequence[str] = (),
+) -> Config:
     """Read a config with a command's ``KEY=VALUE`` options, as mmseg's own tools read ``--cfg-options``.
 
-    With ``import_modules``, what its ``custom_imports`` names is imported and its default scope is set.
+    With ``import_modules``, what its ``custom_imports`` names is imported and its default scope is set. ``needs`` are
+    the keys without which the caller has nothing to do.
 
     Raises:
-        ConfigError: There is no such file, it or a base cannot be read, or an option does not fit.
+        ConfigError: There is no such file, it or a base cannot be read, an option does not fit, or a key is missing.
     """
     if not Path(path).is_file():
         raise ConfigError(f'There is no config {path}. `mmseg-daft configs list` shows the shipped ones.')
@@ -28,17 +37,46 @@ def read_config(path: str | Path, options: Sequence[str] = (), import_modules: b
     except Exception as error:
         line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
         fix = ". For bases mmseg::…, pip install 'setuptools<82'." if 'pkg_resources' in str(error) else ''
+        fix = '. Save it, and the bases that it names, as UTF-8.' if isinstance(error, UnicodeDecodeError) else fix
         raise ConfigError(f'{path} cannot be read. {line}{type(error).__name__}: {error}{fix}') from error
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
     try:
-        cfg.merge_from_dict(parser.parse_args(['--options', *options]).options)
+        given = parser.parse_args(['--options', *options]).options
+        for option in given:
+            _refuse_unread(cfg, option)
+        cfg.merge_from_dict(given)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(f'--cfg-options {" ".join(options)}: not KEY=VALUE of {path} ({error!r}). Write settings of '
                           'the config, such as train_dataloader.batch_size=8.') from error
+    missing = [key for key in needs if not cfg.get(key)]
+    if missing:
+        raise ConfigError(f'{path} lacks {", ".join(missing)}, so there is nothing to train or to measure. Give a '
+                          'whole config, not one of its bases.')
     if import_modules:
         init_default_scope(cfg.get('default_scope') or 'mmseg')
     return cfg
+
+
+def _refuse_unread(cfg: Config, option: str) -> None:
+    """Refuse an option that MMEngine would add where nothing reads it: it makes every part of a path that is missing.
+
+    Raises:
+        ConfigError: The config has no such key, and no runner reads it; or there is no such list.
+    """
+    first, *rest = option.split('.')
+    if first in cfg and not (rest and rest[0].isdecimal() and not cfg[first]):
+        return
+    from mmengine.runner import Runner  # here: it takes seconds
+
+    read = {*inspect.signature(Runner.__init__).parameters, *_READ_ELSEWHERE}
+    if first not in read or (rest and rest[0].isdecimal()):
+        near = difflib.get_close_matches(first, sorted({*cfg, *read}), 1)
+        hint = f' Is {near[0]} meant?' if near and near[0] != first else ''
+        raise ConfigError(f'--cfg-options {option}: the config has no {first}{" with items" if first in read else ""}, '
+                          f'and nothing would read it.{hint} If code of yours does, put it into the config.')
 
 
 def type_name(cfg: dict) -> str:
@@ -68,3 +106,10 @@ def types_in(cfg: Any) -> Iterator[str]:
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
             yield from types_in(value)
+
+
+def ignored_labels(cfg: Config) -> set[int]:
+    """Return the labels that stand for no class: 255, as mmseg's data sets write it, and what the decoder ignores."""
+    heads = cfg.model.get('decode_head') or ()
+    labels = (head.get('ignore_index') for head in ([heads] if isinstance(heads, dict) else heads))
+    return {255, *(label for label in labels if isinstance(label, int))}

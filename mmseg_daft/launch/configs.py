@@ -29,8 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or copy."""
-    args.act(args)
+    """List or copy; say in a sentence why that cannot be."""
+    try:
+        args.act(args)
+    except OSError as error:
+        raise SystemExit(f'mmseg-daft configs: {error}. Name another DIR, or install the package again.') from error
     return 0
 
 

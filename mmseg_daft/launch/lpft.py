@@ -2,9 +2,9 @@
 
     mmseg-daft lpft LP_CONFIG LPFT_CONFIG [--work-dir DIR] [--gpus N]
 
-Started again, it goes on where it was: both stages are runs of mmseg's own train.py with --resume, so a finished one is
-not repeated, and one that broke off is resumed from its last checkpoint. With --work-dir they go to DIR/lp and
-DIR/lpft, otherwise to work_dirs/CONFIG.
+Started again, it goes on where it was: both stages are runs of mmseg's own train.py, a finished one is not repeated,
+and one that broke off is resumed from its last checkpoint. With --work-dir they go to DIR/lp and DIR/lpft, otherwise to
+work_dirs/CONFIG.
 """
 
 import argparse
@@ -12,10 +12,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmseg_daft.files import tool
-from mmseg_daft.run_output import final_checkpoint, final_metrics
+import mmseg_daft
+from mmseg_daft.arguments import at_least
+from mmseg_daft.files import noted_checkpoint, refuse_unwritable, tool
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
+from mmseg_daft.run_output import records
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment
 
@@ -25,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('lp', metavar='LP_CONFIG', type=Path, help='the first stage, such as configs/lp/…')
     parser.add_argument('lpft', metavar='LPFT_CONFIG', type=Path, help='the second stage, such as configs/lpft/…')
     parser.add_argument('--work-dir', metavar='DIR', type=Path, help='holds both runs, in lp and lpft')
-    parser.add_argument('--gpus', metavar='N', type=int, default=1,
+    parser.add_argument('--gpus', metavar='N', type=at_least(1), default=1,
                         help='processes on this machine (torchrun), also without a GPU')
     parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                         help='for both stages')
@@ -38,25 +43,83 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: A config or an option is wrong.
         SystemExit: A stage failed, with its exit status; or the command cannot go on, in a sentence.
     """
-    from mmseg_daft.engine.configs import read_config
-
-    read_config(args.lp, args.cfg_options, import_modules=False)  # both are read before one is trained
-    iterations = read_config(args.lpft, args.cfg_options, import_modules=False).train_cfg.max_iters
+    mmseg_daft.register()  # first: torch reads MMEngine's checkpoints by one of its repairs
     first, second = (args.work_dir / stage if args.work_dir else Path('work_dirs') / config.stem
                      for stage, config in (('lp', args.lp), ('lpft', args.lpft)))
-    if re.search(r'[\s,"\'\[\]()]', str(first)):
-        raise SystemExit(f'{first}: the second stage gets this path as an option, which MMEngine would take apart at '
-                         'spaces, commas, quotes and brackets. Name a --work-dir without them.')
+    for config, work_dir in ((args.lp, first), (args.lpft, second)):  # both are looked at before one is trained
+        check_stage(config, args.cfg_options, work_dir)
+    if first == second:
+        raise SystemExit(f'Both stages would be trained in {first}. Name a --work-dir, which has a folder for each.')
     head = _run_stage('LP, stage 1 of 2', args.lp, first, args.gpus, args.cfg_options)
-    finished = final_checkpoint(second, iterations)
+    # What the config would load on top of it is the start of the first stage.
+    start = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={head}', 'load_from=None']
+    options = [*args.cfg_options, *start]
+    finished = _final_checkpoint(args.lpft, options, second)
     if finished and finished.stat().st_mtime < head.stat().st_mtime:
         raise SystemExit(f'{finished} is older than {head}, so it began from another head. Remove {second}.')
-    start = ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={head}']
-    done = _run_stage('LP-FT, stage 2 of 2', args.lpft, second, args.gpus, [*args.cfg_options, *start])
+    done = _run_stage('LP-FT, stage 2 of 2', args.lpft, second, args.gpus, options)
     print(f'LP-FT: {done}')
-    if final_metrics(second, iterations, 'mIoU') is None:
+    logged = [record for record in records(second) if 'data_time' in record]
+    if not logged or 'loss' in logged[-1]:  # a validation has none
         print(f'Its final validation is missing: mmseg-daft test {args.lpft} {done}')
     return 0
+
+
+def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
+    """Refuse a stage that would not leave a final model, or would leave it at a place that no option can name.
+
+    Raises:
+        ConfigError: The config or an option is wrong.
+        UnwritableError: Nothing can be written to the work directory.
+        SystemExit: The final model would be missing, or at such a place.
+    """
+    from mmseg_daft.engine.configs import hook_of, read_config
+
+    cfg = read_config(config, options, import_modules=False, needs=NEEDED_TO_TRAIN)
+    unit, length = _length(cfg)
+    if not isinstance(length, int) or length < 1:
+        raise SystemExit(f'{config}: its train_cfg does not say how long it trains. Give it max_iters or max_epochs.')
+    hook = {} if 'checkpoint' not in (cfg.get('default_hooks') or {}) else hook_of(cfg, 'CheckpointHook')
+    if hook is None:
+        raise SystemExit(f'{config}: without a CheckpointHook no model is left for the second stage. Add '
+                         "default_hooks.checkpoint=dict(type='CheckpointHook').")
+    by_epoch = hook.get('by_epoch', True)
+    if unit == 'epoch' and not by_epoch:
+        raise SystemExit(f'{config}: it counts epochs, and its CheckpointHook iterations, so the end of the last epoch '
+                         'is not saved. Set default_hooks.checkpoint.by_epoch=True.')
+    times, interval = (1 if by_epoch and unit == 'iter' else length), hook.get('interval', -1)
+    if not hook.get('save_last', True) and (interval < 1 or times % interval):
+        raise SystemExit(f'{config}: its CheckpointHook does not save the final model. Set '
+                         'default_hooks.checkpoint.save_last=True.')
+    for place in (work_dir, hook.get('out_dir') or ''):
+        if re.search(r'[\s,"\'\[\]()]', str(place)):
+            raise SystemExit(f'{place}: the second stage gets this path as an option, which MMEngine would take apart '
+                             'at spaces, commas, quotes and brackets. Name a --work-dir, or an out_dir of '
+                             'CheckpointHook, without them.')
+    refuse_unwritable(work_dir / 'last_checkpoint')
+
+
+def _length(cfg: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what a training counts, and how many of them it has."""
+    train_cfg = cfg.get('train_cfg') or {}
+    unit = 'epoch' if train_cfg.get('max_epochs') else 'iter'
+    return unit, train_cfg.get(f'max_{unit}s')
+
+
+def _final_checkpoint(config: Path, options: list[str], work_dir: Path) -> Path | None:
+    """Return a stage's last checkpoint, wherever it is and whatever its name, if that is of the training's end."""
+    from mmseg_daft.engine.checkpoints import read_checkpoint
+    from mmseg_daft.engine.configs import read_config
+
+    path = noted_checkpoint(work_dir)
+    if path is None:
+        return None
+    try:
+        _, content = read_checkpoint(str(path))
+    except ValueError:  # half-written
+        return None
+    unit, length = _length(read_config(config, options, import_modules=False))
+    return path if content.get('meta', {}).get(unit) == length else None
 
 
 def _run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: list[str]) -> Path:
@@ -66,11 +129,14 @@ def _run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: lis
     """
     from mmseg_daft.engine.configs import read_config
 
-    cfg = read_config(config, options, import_modules=False)
-    iterations = cfg.train_cfg.max_iters
-    done = final_checkpoint(work_dir, iterations)
+    done = _final_checkpoint(config, options, work_dir)
     if done:
-        before, now = read_config(work_dir / config.name, import_modules=False).to_dict(), cfg.to_dict()
+        before, now = (read_config(*which, import_modules=False).to_dict()
+                       for which in ((work_dir / config.name,), (config, options)))
+        # The start is what the first launch says: a resumed one has none.
+        launches = sorted(work_dir.glob('*/vis_data/config.py'))
+        if launches:
+            before['load_from'] = read_config(launches[0], import_modules=False).get('load_from')
         differs = sorted(key for key in {*before, *now} - OF_THE_LAUNCH if before.get(key) != now.get(key))
         if differs:
             raise SystemExit(f'{work_dir} holds a finished run of another config: it differs in {", ".join(differs)}. '
@@ -80,13 +146,14 @@ def _run_stage(title: str, config: Path, work_dir: Path, gpus: int, options: lis
     command = [sys.executable]
     if gpus > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(gpus)]
-    command += [tool('train.py'), str(config), '--resume', '--work-dir', str(work_dir),
+    goes_on = ['--resume'] * (work_dir / 'last_checkpoint').is_file()
+    command += [tool('train.py'), str(config), *goes_on, '--work-dir', str(work_dir),
                 '--launcher', 'pytorch' if gpus > 1 else 'none', *(['--cfg-options', *options] if options else [])]
     print(f'{title}: {shlex.join(command)}', flush=True)
     status = subprocess.run(command).returncode
-    done = final_checkpoint(work_dir, iterations)
+    done = _final_checkpoint(config, options, work_dir)
     if status or not done:
-        problem = f'failed with exit status {status}' if status else f'ended without iter_{iterations}.pth'
+        problem = f'failed with exit status {status}' if status else 'ended without a checkpoint of its end'
         print(f'{title} {problem}; mend it and start this command again to go on from here.', file=sys.stderr)
         raise SystemExit(status or 1)
     return done

@@ -5,17 +5,21 @@ import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import mmseg_daft
+from mmseg_daft.arguments import add_cfg_options
 from mmseg_daft.files import shipped
+
+NEEDED_TO_TRAIN = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+"""What a config has to have for a training."""
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what ``train.py`` and ``test.py`` have in common."""
     parser.add_argument('config', metavar='CONFIG')
-    parser.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                        help='settings that replace those of CONFIG, such as train_cfg.max_iters=100')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
                         help='what started the processes, if there are several')
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
@@ -38,29 +42,26 @@ def script_path(name: str) -> Path:
     return path
 
 
-def run_script(name: str, args: argparse.Namespace) -> int:
-    """Run mmseg's ``tools/NAME`` with the command's words as they are, and return its exit status.
+def run_script(name: str, launcher: str, words: Sequence[str]) -> int:
+    """Run mmseg's ``tools/NAME`` with these words, and return its exit status.
 
     Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables: two jobs on one node would otherwise
     meet at MMEngine's fixed port, 29500.
 
     Raises:
-        ConfigError: The config or an option is wrong.
         SystemExit: The processes cannot meet.
     """
     mmseg_daft.register()  # first: it repairs what keeps mmseg from being imported with mmcv-lite
     import torch
     import torch.distributed as dist
 
-    from mmseg_daft.engine.configs import read_config
     from mmseg_daft.launch import slurm
 
     path = script_path(name)
-    read_config(args.config, args.cfg_options, import_modules=False)  # mmseg's script would say it with a traceback
-    sys.argv = [str(path), *args.words]
-    if args.launcher == 'slurm':
+    sys.argv = [str(path), *words]
+    if launcher == 'slurm':
         store = slurm.join_step(os.environ)  # noqa: F841  it has to live as long as the groups that use it
-    own_group = args.launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
+    own_group = launcher in ('pytorch', 'slurm') and not torch.cuda.is_available()
     if own_group:
         # MMEngine's launchers call torch.cuda.set_device; a group that exists they leave alone.
         missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]

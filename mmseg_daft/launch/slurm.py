@@ -1,5 +1,7 @@
 """How the ranks of a Slurm step find one another, and nobody else's."""
 
+import errno
+import ipaddress
 import re
 import socket
 import subprocess
@@ -62,17 +64,39 @@ def join_step(env: MutableMapping[str, str]) -> TCPStore:
     who, master = f'Rank {env["RANK"]} of Slurm step {step}', env['RANK'] == '0'
     try:
         # As patient as torch.distributed: ranks may start long after one another.
-        store = TCPStore(address, port, None, master, timedelta(minutes=30), wait_for_workers=False)
+        server = _listen(address, port) if master else None
+        store = TCPStore(address, port, None, master, timedelta(minutes=30), wait_for_workers=False,
+                         master_listen_fd=None if server is None else server.detach())
         if master:
             store.set('slurm_step', step)
         owner = store.get('slurm_step').decode()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise SystemExit(f'{who} cannot meet the others at {address}:{port}: {error}. Another job on the node may have '
                          f'that port. {fix}') from error
     if owner != step:
         raise SystemExit(f'{who} met step {owner} at {address}:{port}: both have the same port. {fix}')
     env['TORCHELASTIC_USE_AGENT_STORE'] = 'True'  # as under torchrun: groups do not open a store of their own
     return store
+
+
+def _listen(address: str, port: int) -> socket.socket | None:
+    """Listen at an address of this machine alone, as whoever reaches a store can write to it.
+
+    ``None`` where that cannot be: TCPStore then listens at all addresses. A name may stand for this machine's loopback
+    here (Debian's 127.0.1.1) and for its network on the other nodes.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        if place[0] != address and ipaddress.ip_address(place[0]).is_loopback:
+            return None
+        return socket.create_server(place[:2], family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+        return None
 
 
 def _first_node(env: Mapping[str, str]) -> str:

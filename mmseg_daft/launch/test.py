@@ -8,7 +8,10 @@ All arguments are passed on to it. Several processes also work without a GPU.
 """
 
 import argparse
+from pathlib import Path
 
+import mmseg_daft
+from mmseg_daft.files import refuse_unwritable
 from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
 
 PASSES_ON = True
@@ -27,5 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate."""
-    return run_script('test.py', args)
+    """Evaluate.
+
+    Raises:
+        ConfigError: The config or an option is wrong.
+        UnwritableError: Nothing can be written to ``--work-dir`` or ``--out``.
+        SystemExit: The checkpoint cannot be read.
+    """
+    from mmseg_daft.engine.configs import read_config
+
+    read_config(args.config, args.cfg_options, import_modules=False,
+                needs=['model', 'test_dataloader', 'test_evaluator', *['tta_model', 'tta_pipeline'] * args.tta])
+    for folder in filter(None, (args.work_dir, args.out)):
+        refuse_unwritable(Path(folder) / 'metrics.json')
+    mmseg_daft.register()  # first: torch reads MMEngine's checkpoints by one of its repairs
+    from mmseg_daft.engine.checkpoints import read_checkpoint
+
+    try:
+        read_checkpoint(args.checkpoint)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    return run_script('test.py', args.launcher, args.words)

@@ -7,10 +7,15 @@ All arguments but --check-work-dir are passed on to it. Several processes also w
 """
 
 import argparse
+import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmseg_daft.launch.mmseg_script import add_common_arguments, run_script
+import mmseg_daft
+from mmseg_daft.files import refuse_unwritable
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN, add_common_arguments, run_script
 
 PASSES_ON = True
 
@@ -29,19 +34,45 @@ def run(args: argparse.Namespace) -> int:
     """Train, or only check the work directory.
 
     Raises:
-        SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``.
+        ConfigError: The config or an option is wrong.
+        UnwritableError: Nothing can be written to the work directory.
+        SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``; or, with it,
+            ``load_from`` cannot be read, or may be the run's past as well as its start; or ``--amp`` does not fit.
     """
+    from mmseg_daft.engine.configs import read_config
+
+    cfg = read_config(args.config, args.cfg_options, import_modules=False, needs=NEEDED_TO_TRAIN)
+    work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
     if args.check_work_dir:
         # For slurm_requeue.sh, on a job's first start: a job that Slurm restarts has to resume, and would silently go
         # on with whatever run the directory holds.
-        from mmseg_daft.engine.configs import read_config
-
-        cfg = read_config(args.config, args.cfg_options, import_modules=False)
-        work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
         if (work_dir / 'last_checkpoint').exists() and not args.resume:
             raise SystemExit(f'{work_dir.absolute()} holds the checkpoints of an earlier run. Name another --work-dir, '
                              'or add --resume to go on with that run.')
         return 0
+    refuse_unwritable(work_dir / 'last_checkpoint')
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if args.amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise SystemExit(f"--amp: mmseg's train.py does it for optim_wrapper.type='OptimWrapper' alone, and "
+                         f"{args.config} has {kind}. Write type='AmpOptimWrapper', loss_scale='dynamic' there instead.")
+    words = _settled_words(args, cfg, work_dir) if args.resume and cfg.get('load_from') else args.words
     # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
-    return run_script('train.py', args)
+    return run_script('train.py', args.launcher, words)
+
+
+def _settled_words(args: argparse.Namespace, cfg: Mapping[str, Any], work_dir: Path) -> list[str]:
+    """Return the command's words such that MMEngine resumes this run's own past, and nothing else, for any config."""
+    mmseg_daft.register()  # first: torch reads MMEngine's checkpoints by one of its repairs
+    from mmseg_daft.engine.checkpoints import settled_start
+
+    name = cfg.get('experiment_name') or Path(args.config).stem
+    try:
+        load_from, resume, remark = settled_start(cfg['load_from'], work_dir, name)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    if remark and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        print(remark, flush=True)
+    if not resume:  # which argparse knows from --r on
+        return [word for word in args.words if not (word.startswith('--r') and '--resume'.startswith(word))]
+    return args.words if load_from else [*args.words, '--cfg-options', 'load_from=None']

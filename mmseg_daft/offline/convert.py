@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmseg_daft import offline
+from mmseg_daft.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from mmseg_daft.engine.convert_model import ConversionRecord
@@ -35,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
     """Convert; refuse in a sentence what cannot be."""
     try:
         _convert(args)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f'mmseg-daft convert: {error}') from error
     return 0
 
 
 def _convert(args: argparse.Namespace) -> None:
+    refuse_unwritable(args.out)
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; name another file, or replace it with --overwrite.')
     import torch
@@ -50,7 +52,6 @@ def _convert(args: argparse.Namespace) -> None:
     mmseg_daft.register()
     from mmseg_daft.engine.checkpoints import read_checkpoint
     from mmseg_daft.engine.convert_model import RECORD
-    from mmseg_daft.files import write_atomically
     from mmseg_daft.offline.start import read_start
 
     start = read_start(args, args.checkpoint)
@@ -74,6 +75,6 @@ def converted_content(content: dict[str, Any], start: Start, record: ConversionR
     state = dict(content.get('state_dict', content))
     prefix = 'module.' if all(name.startswith('module.') for name in state) else ''
     for name, tensor in state_of(start.model, record.shifts).items():
-        state[prefix + name] = tensor.to(state[prefix + name].dtype)
+        state[prefix + name] = tensor  # in the precision that was checked, whatever the source's: float16 ends at 65504
     meta = dict(content.get('meta', {})) if 'state_dict' in content else {}
     return dict(meta={**meta, RECORD: record.as_dict()}, state_dict=state)

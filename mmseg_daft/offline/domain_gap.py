@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from mmseg_daft import offline
+from mmseg_daft.arguments import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', metavar='CHECKPOINT', nargs='?', type=Path)
     parser.add_argument('--out', type=Path, help='folder of the report (default: work_dirs/domain_gap/CONFIG)')
     parser.add_argument('--compare', type=Path, metavar='JSON', help="another report's gap.json, drawn beside")
-    parser.add_argument('--probe-batches', type=int, default=32, help='mini-batches for the read-outs (default: 32)')
+    parser.add_argument('--probe-batches', type=at_least(2), default=32, metavar='N',
+                        help='mini-batches for the read-outs, which are fitted to some and judged on others '
+                        '(default: 32)')
     offline.add_arguments(parser)
 
 
@@ -31,19 +34,17 @@ def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit status."""
     try:
         _measure(args)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f'mmseg-daft domain-gap: {error}', file=sys.stderr)
         return 1
     return 0
 
 
 def _measure(args: argparse.Namespace) -> None:
-    if args.probe_batches < 1:
-        raise ValueError('--probe-batches has to be at least 1.')
     try:
         other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
-        _ = [(row['layer'], row['divergence']) for row in other or ()]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        _ = [(row['layer'], float(row['divergence'])) for row in other or ()]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{args.compare} is not the gap.json of another report.') from error
     import mmseg_daft
 
@@ -51,26 +52,28 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.figures import figure_style, save_figure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
-    from mmseg_daft.files import write_atomically
+    from mmseg_daft.files import refuse_unwritable, write_atomically
     from mmseg_daft.offline.gap import draw_gap, measure_accuracies, measure_layers, summary
     from mmseg_daft.offline.start import read_start
 
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
     made_from = {'config': str(args.config.resolve()), 'checkpoint': args.checkpoint and str(args.checkpoint.resolve()),
                  'modules': args.modules, 'cfg-options': args.cfg_options}
+    for name in ('gap.json', 'gap.csv', 'gap.png'):
+        refuse_unwritable(out / name)
     refuse_other_report(out, 'gap.json', made_from)
     with quiet():
         start = read_start(args, args.checkpoint and str(args.checkpoint))
     rows, record = measure_layers(start)
+    write_atomically(out / MADE_FROM, made_from)  # first: a report that breaks off can be made again
+    write_csv(out / 'gap.csv', list(rows[0]), rows)
     accuracies = measure_accuracies(start, args.probe_batches)
 
     sentence = summary(rows, accuracies)
-    write_atomically(out / MADE_FROM, made_from)  # first: a report that breaks off can be made again
     write_atomically(out / 'gap.json', dict(
         config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
         data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,
         accuracies=accuracies and accuracies._asdict(), summary=sentence, layers=rows))
-    write_csv(out / 'gap.csv', list(rows[0]), rows)
     with figure_style():
         save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
     console = make_console()

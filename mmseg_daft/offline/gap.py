@@ -23,6 +23,7 @@ from mmseg_daft.core.distortion import stage_of
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.engine.configs import ignored_labels
 from mmseg_daft.engine.convert_model import ConversionRecord
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
@@ -80,16 +81,18 @@ def measure_accuracies(start: Start, num_batches: int) -> Accuracies | None:
     """Measure how well the source's features serve the target's labels, as they are and with adapted statistics.
 
     The model is left with the adapted statistics. The pixels are of ``num_batches`` mini-batches at most; ``None``
-    where the data have no labels, or are a single mini-batch.
+    where these are a single one, or their labels are not of two classes.
     """
     source, logits = _sample(start, num_batches)
-    if len(source) < 2:
+    try:
+        in_source = probe_accuracy(source)
+    except ValueError:
         return None
     head = balanced_accuracy(logits[0].argmax(1), logits[1]) if logits else None
     start.convert(replace(start.settings, variant=ConversionVariant(compensate=False), stop=None, statistics=None))
     adapted, _ = _sample(start, num_batches)
     classes = len(torch.cat([labels for _, labels in source]).unique())
-    return Accuracies(probe_accuracy(source), probe_accuracy(adapted), head, classes)
+    return Accuracies(in_source, probe_accuracy(adapted), head, classes)
 
 
 @torch.no_grad()
@@ -97,6 +100,7 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
     """Return pixels of the last feature map, in groups of images; and the same of the decoder's output, if it fits."""
     pixels, logits = [], []
     forward, model = ModelForward(start.model, ()), start.model
+    ignored = torch.tensor(sorted(ignored_labels(start.cfg)), device=next(model.parameters()).device)
     with preserved_random_state():
         in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
         loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
@@ -106,6 +110,7 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
             if not all('gt_sem_seg' in sample for sample in data['data_samples']):
                 return [], None
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
+            labels[torch.isin(labels, ignored)] = VOID
             features = model.extract_feat(data['inputs'])
             pixels.append(sample_pixels(features[-1], labels, PIXELS, i))
             if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
@@ -182,7 +187,7 @@ def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) ->
     line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
             f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
     if accuracies is None:
-        return f'{line} No read-outs: there are no labels, or a single mini-batch.'
+        return f'{line} No read-outs: they need labels of two classes, in two mini-batches.'
     head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
     return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
             f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')

@@ -55,18 +55,23 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
     Raises:
         SystemExit: The checkpoint is missing or does not fit.
         ConfigError: The config or an option is wrong.
-        ValueError: As ``BNConversionHook``.
+        ValueError: As ``BNConversionHook``, or there is no such device.
     """
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise SystemExit(f'There is no checkpoint {checkpoint}.')
-    cfg = read_config(args.config, args.cfg_options)
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        float(torch.zeros((), device=device))
+    except Exception as error:  # of any type: torch asserts that it was built for CUDA
+        raise ValueError(f'--device {device}: {str(error).splitlines()[0]}') from error
+    cfg = read_config(args.config, args.cfg_options, needs=('model', 'train_dataloader'))
     seed = cfg.get('randomness', {}).get('seed') or 0
     seed_everything(seed)
     given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics')
              if getattr(args, key) is not None}
     hook = HOOKS.build(dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook'))
     model, head_loaded = _model(cfg, checkpoint or cfg.get('load_from'))
-    model.to(args.device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+    model.to(device).eval()
     loader = Runner.build_dataloader(dict(cfg.train_dataloader, persistent_workers=False), seed=seed)
     return Start(cfg, model, loader, hook.settings, seed, head_loaded)
 

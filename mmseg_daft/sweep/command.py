@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
-import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mmseg_daft
-from mmseg_daft.files import write_atomically
+from mmseg_daft.arguments import above, at_least
+from mmseg_daft.files import refuse_unwritable, write_atomically
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Step, Sweep, protocols
@@ -55,36 +56,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument('--start', choices=LPFT_GRIDS, default='moco', help="whose grid LP-FT has (default: moco's)")
     plan.add_argument('--grid', action='append', default=[], metavar='NAME.STEP=RATE,…',
                       help="another grid than the paper's, for instance daft.2=1,0.3")
-    plan.add_argument('--fixed-head-lr', type=float, default=DAFT_FIXED_HEAD, metavar='RATE',
+    seed, rate = at_least(0, 2**32 - 1), above(0)
+    plan.add_argument('--fixed-head-lr', type=rate, default=DAFT_FIXED_HEAD, metavar='RATE',
                       help='head_lr in step 1 of two (default: 1.0)')
-    plan.add_argument('--held-out', type=float, default=0.1, metavar='PART',
+    plan.add_argument('--held-out', type=above(0, below=1), default=0.1, metavar='PART',
                       help='part of train that selects (default: 0.1)')
     plan.add_argument('--held-out-by', choices=('image', 'folder', 'block'), default='',
                       help='which images are held out together (default: cities of Cityscapes, a stretch of a CamVid '
                       'recording, else single images)')
-    plan.add_argument('--held-out-seed', type=int, default=0, metavar='N', help='selects the part (default: 0)')
-    plan.add_argument('--select-seeds', type=int, nargs='+', default=[0], metavar='N',
+    plan.add_argument('--held-out-seed', type=at_least(0), default=0, metavar='N',
+                      help='selects the part (default: 0)')
+    plan.add_argument('--select-seeds', type=seed, nargs='+', default=[0], metavar='N',
                       help='a rate counts by its mean over these (default: 0)')
-    plan.add_argument('--report-seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+    plan.add_argument('--report-seeds', type=seed, nargs='+', default=[0, 1, 2], metavar='N',
                       help='of the reported runs (default: 0 1 2)')
-    plan.add_argument('--gpus-per-run', type=int, default=1, metavar='N',
+    plan.add_argument('--gpus-per-run', type=at_least(0), default=1, metavar='N',
                       help='of one machine; they share the batch. 0: the CPU (default: 1)')
     plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
-    plan.add_argument('--probe', type=int, default=0, metavar='N',
+    plan.add_argument('--probe', type=at_least(1), default=0, metavar='N',
                       help='train each method for N iterations first, to estimate the GPU hours')
     for command in (plan, run):
-        command.add_argument('--executor', choices=('slurm', 'local', 'debug'), default='local',
-                             help='Slurm arrays, processes here (default), or this process')
-        command.add_argument('--parallel', type=int, metavar='N', help='runs at a time (default: 1; on Slurm 16)')
-        command.add_argument('--hours', type=float, default=24,
+        which = 'where the --probe trains: ' if command is plan else ''
+        command.add_argument('--executor', choices=('slurm', 'local', 'debug'),
+                             help=f'{which}Slurm arrays, processes here (default), or this process')
+        command.add_argument('--parallel', type=at_least(1), metavar='N',
+                             help=argparse.SUPPRESS if which else 'runs at a time (default: 1; on Slurm 16)')
+        command.add_argument('--hours', type=above(0),
                              help='Slurm: limit of a job; longer runs are requeued (default: 24)')
         command.add_argument('--slurm', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                              help="submitit's parameters: partition=…, cpus_per_task=…, account=…, setup=…")
-    run.add_argument('--max-failures', type=int, default=2, metavar='N',
+    run.add_argument('--max-failures', type=at_least(0), default=2, metavar='N',
                      help='a run that failed more often is given up (default: 2)')
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
-    run.add_argument('--interval', type=float, metavar='SECONDS',
+    run.add_argument('--interval', type=above(0), metavar='SECONDS',
                      help='between two looks at the folder (default: 2; on Slurm 15)')
     here['status'].add_argument('--watch', action='store_true', help='show it again every 5 seconds')
 
@@ -98,8 +103,14 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
+    given = [word for name in ('executor', 'parallel', 'hours', 'slurm') if (value := getattr(args, name))
+             for word in (f'--{name}', *map(str, value if isinstance(value, list) else [value]))]
+    if args.parallel or (given and not args.probe):
+        raise SystemExit(f'{shlex.join(given)}: plan trains nothing, but for a --probe, one method at a time. Give '
+                         f'--executor, --parallel, --hours and --slurm to mmseg-daft sweep run {args.folder}')
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
+    refuse_unwritable(args.folder / 'sweep.json')
     mmseg_daft.register()
     from rich.progress import Progress
 
@@ -120,7 +131,8 @@ def plan(args: argparse.Namespace, console: Console) -> int:
             bars = {method: progress.add_task(f'probe of {method}', total=args.probe) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
     console.print(*plan_table(folder), sep='\n')
-    console.print(f'Next: mmseg-daft sweep run {args.folder}', markup=False, soft_wrap=True)
+    words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])  # it trains where the probe did
+    console.print(f'Next: {words}', markup=False, soft_wrap=True)
     return 0
 
 
@@ -166,7 +178,7 @@ def _run_sweep(
         write_atomically(folder.path / 'patience.json', [args.max_failures, args.accept_missing])
         while True:
             queue = executor.in_queue()  # before the folders: what ends meanwhile has its result there
-            decision = folder.look(queue)
+            decision = folder.look(queue, executor.kind)
             active = [run for run in decision.runs if decision.look(run).active]
             show(decision, 'Slurm does not answer: waiting for it' if queue is None else '')
             if decision.complete or not (decision.start or active):
@@ -218,11 +230,6 @@ def collect(args: argparse.Namespace, console: Console) -> int:
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept."""
-    def check_rate(rate: float, where: str) -> None:
-        if not (math.isfinite(rate) and rate > 0):
-            raise SystemExit(f'{where} is no learning rate: name one above 0.')
-
-    check_rate(args.fixed_head_lr, f'--fixed-head-lr {args.fixed_head_lr:g}')
     known, chosen, configs = protocols(args.start, args.fixed_head_lr), {}, {}
     for word in args.methods:
         name, _, config = word.partition('=')
@@ -243,11 +250,9 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         if sum(other.startswith(f'{place}=') for other in args.grid) > 1:
             raise SystemExit(f'--grid {place} is given twice. Keep one of them.')
         try:
-            rates = tuple(float(value) for value in values.split(','))
-        except ValueError:
-            raise SystemExit(f'--grid {word}: rates are numbers with commas between, such as ft.1=0.1,0.01') from None
-        for rate in rates:
-            check_rate(rate, f'--grid {word}: {rate:g}')
+            rates = tuple(map(above(0), values.split(',')))
+        except argparse.ArgumentTypeError as error:
+            raise SystemExit(f'--grid {word}: {error}. Write rates with commas between: ft.1=0.1,0.01') from None
         steps[index] = Step(steps[index].rates, rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:
@@ -260,9 +265,12 @@ def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
     """Return what the command line says will train."""
     options = {}
     for word in args.slurm:
-        key, _, value = word.partition('=')
+        key, equals, value = word.partition('=')
+        if not (key and equals):
+            raise SystemExit(f'--slurm {word}: write KEY=VALUE, such as partition=NAME.')
         options[key] = value
         with suppress(ValueError, SyntaxError):
             options[key] = ast.literal_eval(value)
-    parallel = args.parallel or (16 if args.executor == 'slurm' else 1)
-    return Executor(args.executor, args.folder.resolve() / 'jobs', parallel, gpus_per_run, args.hours, options)
+    kind = args.executor or 'local'
+    parallel = args.parallel or (16 if kind == 'slurm' else 1)
+    return Executor(kind, args.folder.resolve() / 'jobs', parallel, gpus_per_run, args.hours or 24, options)

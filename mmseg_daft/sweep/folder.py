@@ -21,7 +21,7 @@ from typing import Any
 
 from mmseg_daft.files import read_json, tool, write_atomically
 from mmseg_daft.run_output import final_checkpoint
-from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking
+from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking, rate_text
 
 CODE = Path(__file__).resolve().parents[1]
 # What may differ where the same sweep is planned again, and where the same run is reached in another way: another
@@ -65,8 +65,15 @@ class RunFolder:
 
     def job(self) -> str | None:
         """Return the job that was submitted last."""
-        submissions = self._notes('submissions')
-        return submissions[-1]['job'] if submissions else None
+        return (self._last_submission() or {}).get('job')
+
+    def is_in(self, queue: set[str] | None, executor: str) -> bool:
+        """Return whether the job that was submitted last runs or waits in an executor's queue.
+
+        ``None`` is a queue that does not answer: it has every job that was submitted to it.
+        """
+        last = self._last_submission()
+        return last is not None and last['executor'] == executor and (queue is None or last['job'] in queue)
 
     def excuse(self, ticket: str) -> None:
         """Note that a job has nothing to do, or shall do nothing: that it makes no attempt is no failure."""
@@ -140,6 +147,9 @@ class RunFolder:
         came = {attempt.get('ticket') for attempt in attempts} | {path.name for path in self.path.glob('busy/*')}
         settled = submissions[:-1] if active else submissions
         return count_failures(attempts, active) + sum(submission['ticket'] not in came for submission in settled)
+
+    def _last_submission(self) -> dict[str, Any] | None:
+        return (self._notes('submissions') or [None])[-1]
 
     def _notes(self, kind: str) -> list[dict[str, Any]]:
         return [read_json(path) for path in sorted((self.path / kind).glob('[0-9]*.json'))]
@@ -230,12 +240,12 @@ class SweepFolder:
         return self.path.resolve() / 'configs' / f'{method}-{REPORT if stage == REPORT else "select"}.py'
 
     def train_command(self, run: Run, work_dir: Path, start: Path | None) -> list[str]:
-        """Return the command that trains a run, from a checkpoint if it starts from another run."""
-        options = [*(f'optim_wrapper.paramwise_cfg.{rate}={getattr(run, rate):g}' for rate in RATES),
+        """Return the command that trains a run from its start: a checkpoint, if it starts from another run."""
+        options = [*(f'optim_wrapper.paramwise_cfg.{rate}={rate_text(getattr(run, rate))}' for rate in RATES),
                    f'randomness.seed={run.seed}']
         if start is not None:
-            options += ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={start}']
-        return [*self._command('train', run, '--resume', '--work-dir', str(work_dir)), '--cfg-options', *options]
+            options += ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={start}', 'load_from=None']
+        return [*self._command('train', run, '--work-dir', str(work_dir)), '--cfg-options', *options]
 
     def _command(self, name: str, run: Run, *words: str) -> list[str]:
         command = [tool(f'{name}.py'), str(self.frozen_config(run.method, run.stage)), *words]
@@ -263,12 +273,11 @@ class SweepFolder:
             'test_command': self._command('test', run, '--work-dir', str(folder.path / 'test'))})
         return folder
 
-    def look(self, in_queue: set[str] | None) -> Decision:
-        """Return what to do next, by the jobs that run or wait; ``None``: not known, all count as under way."""
+    def look(self, queue: set[str] | None, executor: str = 'slurm') -> Decision:
+        """Return what to do next, by the jobs that run or wait in an executor's queue, as in ``RunFolder.is_in``."""
         def seen(run: Run) -> Seen:
             folder = self.run_folder(run)
-            job = folder.job()
-            return folder.seen(job is not None and (in_queue is None or job in in_queue))
+            return folder.seen(folder.is_in(queue, executor))
 
         patience = read_json(self.path / 'patience.json') or ()  # max_failures and accept_missing of the last run
         return decide_by_looking(self.sweep, seen, *patience)

@@ -94,7 +94,8 @@ class TrainJob:
         try:
             status = 0
             if output.final_checkpoint(run.work_dir, iterations) is None:
-                status = self._execute(run, described['command'], lock)
+                goes_on = ['--resume'] * (run.work_dir / 'last_checkpoint').is_file()
+                status = self._execute(run, [*described['command'], *goes_on], lock)
             checkpoint = output.final_checkpoint(run.work_dir, iterations)
             metrics = output.final_metrics(run.work_dir, iterations, metric)
             tested = checkpoint is not None and metrics is None
@@ -237,8 +238,9 @@ class Executor:
         try:
             import cloudpickle
             import submitit
-        except ModuleNotFoundError as error:
-            raise SystemExit(f"{error.name} is not installed: pip install 'mmseg-daft[sweep]'") from error
+        except ImportError as error:
+            raise SystemExit("Jobs are submitted by submitit, which cannot be imported here "
+                             f"({error}): pip install 'mmseg-daft[sweep]'") from error
         if self.kind == 'slurm' and shutil.which('sbatch') is None:
             raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
         if self.kind == 'local' and self.gpus_per_run:

@@ -6,30 +6,36 @@ Of the two, one selects by the held-out part of the training images, the other i
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmseg.registry import DATASETS
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, PARAM_SCHEDULERS
 
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
+from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
 from mmseg_daft.run_output import final_checkpoint, iterations_done
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import Executor
-from mmseg_daft.sweep.protocol import REPORT, Run
+from mmseg_daft.sweep.protocol import REPORT, Run, rate_text
 
-HOOKS = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
+ADDED = {'divergence': 'DivergenceHook', 'on_signal': 'CheckpointOnSignalHook'}
+NEEDED = (*NEEDED_TO_TRAIN, 'val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator')
 MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc'),
             'mFscore': ('aAcc', 'mFscore', 'mPrecision', 'mRecall')}
 
 
 def read(path: str, options: list[str]) -> Config:
-    """Read a method's config with the sweep's options, as ``read_config``; raise ``SystemExit`` if it has epochs."""
-    cfg = read_config(path, options)
-    if (cfg.get('train_cfg') or {}).get('max_iters') is None:
+    """Read a method's config with the sweep's options, as ``read_config``; raise ``SystemExit`` if it is not whole."""
+    cfg = read_config(path, options, needs=NEEDED)
+    iterations = (cfg.get('train_cfg') or {}).get('max_iters')
+    if not isinstance(iterations, int) or iterations < 1:
         raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
                          'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
     return cfg
@@ -47,12 +53,16 @@ def freeze(folder: SweepFolder) -> None:
         cfg = read(named, folder.options)
         check(folder, method, cfg)
         prepare(folder, cfg)
+        check_types(named, cfg)
+        check_model(named, cfg)
         report = copy.deepcopy(cfg)
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
         select_by_held_out(folder, cfg)
-        for stage, frozen in ((REPORT, report), ('step1', cfg)):
-            path = folder.frozen_config(method, stage)
-            write_atomically(path, frozen.pretty_text)
+        for stage, frozen, evaluated in ((REPORT, report, 'test_dataloader'), ('step1', cfg, 'val_dataloader')):
+            for part in ('train_dataloader', evaluated):
+                with _building(named, part):
+                    Runner.build_dataloader(frozen[part], seed=0)
+            write_atomically(folder.frozen_config(method, stage), frozen.pretty_text)
 
 
 def check(folder: SweepFolder, method: str, cfg: Config) -> None:
@@ -69,10 +79,51 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if cfg.train_cfg.max_iters != sweep.iterations:
         raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for {sweep.iterations}.')
     lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
-    floor = max((s.get('eta_min', 0) or 0 for s in cfg.get('param_scheduler', [])), default=0)
+    schedules = cfg.get('param_scheduler') or []
+    schedules = [schedules] if isinstance(schedules, dict) else schedules
+    floor = max((schedule.get('eta_min') or 0 for schedule in schedules), default=0)
     if floor > lowest:
-        raise SystemExit(f'{path}: the schedule ends at eta_min={floor:g}, above the rate {lowest:g} of the grid; '
-                         'set it to 0.')
+        raise SystemExit(f'{path}: the schedule ends at eta_min={floor:g}, above the rate {rate_text(lowest)} of the '
+                         'grid; set it to 0.')
+
+
+def check_types(path: str, cfg: Config) -> None:
+    """Raise ``SystemExit`` where a hook, a loop, a schedule or a metric is of a type that does not exist.
+
+    What has ``metrics`` is an evaluator, whose type is in a registry of its own.
+    """
+    evaluators = [evaluator for part in ('val_evaluator', 'test_evaluator')
+                  for evaluator in (cfg[part] if isinstance(cfg[part], (list, tuple)) else [cfg[part]])]
+    schedules = cfg.get('param_scheduler') or []
+    for registry, parts in ((HOOKS, hooks_of(cfg)), (LOOPS, [cfg.train_cfg]), (METRICS, evaluators),
+                            (PARAM_SCHEDULERS, [schedules] if isinstance(schedules, dict) else schedules)):
+        for part in parts:
+            if 'metrics' not in part and isinstance(part.get('type'), str) and registry.get(part['type']) is None:
+                raise SystemExit(f'{path}: there is no {registry.name} {part["type"]}. Is it misspelt, or its module '
+                                 'missing in custom_imports?')
+
+
+def check_model(path: str, cfg: Config) -> None:
+    """Raise ``SystemExit`` where a config's model or its optimizer cannot be built."""
+    model, wrapper = copy.deepcopy(cfg.model), copy.deepcopy(cfg.optim_wrapper)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if type_name(wrapper) == 'AmpOptimWrapper':  # it may need a GPU that is not here
+        wrapper = ConfigDict({key: value for key, value in wrapper.items()
+                              if key not in ('loss_scale', 'dtype', 'use_fsdp')}, type='OptimWrapper')
+    with _building(path, 'model'):
+        built = MODELS.build(model)
+    with _building(path, 'optim_wrapper'):
+        build_optim_wrapper(built, wrapper)
+
+
+@contextmanager
+def _building(path: str, part: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what a part refuses can be of any type
+        what = str(error.args[0] if error.args else repr(error)).rstrip('.')
+        raise SystemExit(f'{path}: its {part} cannot be built: {what}. mmseg-daft doctor {path} says more.') from error
 
 
 def metrics_of(evaluator: Any) -> set[str] | None:
@@ -82,19 +133,29 @@ def metrics_of(evaluator: Any) -> set[str] | None:
         if type_name(part) != 'IoUMetric':
             return None
         prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
-        found |= {prefix + name for kind in part.get('iou_metrics', ['mIoU']) for name in MEASURED[kind]}
+        kinds = part.get('iou_metrics', ['mIoU'])
+        if unknown := set(kinds) - set(MEASURED):
+            raise SystemExit(f'iou_metrics={list(kinds)}: mmseg has no {", ".join(sorted(unknown))}; it has '
+                             f'{", ".join(MEASURED)}.')
+        found |= {prefix + name for kind in kinds for name in MEASURED[kind]}
     return found
 
 
 def prepare(folder: SweepFolder, cfg: Config) -> None:
-    """Let a config validate once, at its end, carry a sweep's hooks, share statistics, and divide its batch."""
+    """Let a config validate at its end alone, carry a sweep's hooks, keep to its work directory, divide its batch."""
     cfg.train_cfg.val_interval = folder.sweep.iterations
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
-    hooks.update({name: dict(type=hook) for name, hook in HOOKS.items() if hook not in present})
+    hooks.update({name: dict(type=hook) for name, hook in ADDED.items() if hook not in present})
     if conversion := hook_of(cfg, 'BNConversionHook'):
         conversion.setdefault('statistics', f'{folder.path.resolve()}/statistics/{{pass}}.safetensors')
-    size, gpus = cfg.train_dataloader.batch_size, max(1, folder.gpus_per_run)
+    # MMEngine puts checkpoints into out_dir/NAME_OF_WORK_DIR, which is the same for all runs.
+    for hook in hooks_of(cfg):
+        if type_name(hook) == 'CheckpointHook':
+            hook.pop('out_dir', None)
+    size, gpus = cfg.train_dataloader.get('batch_size'), max(1, folder.gpus_per_run)
+    if not isinstance(size, int) or size < 1:
+        raise SystemExit(f'train_dataloader.batch_size={size}: give the number of images, 1 or more.')
     if size % gpus:
         raise SystemExit(f'{size} images cannot be shared by {gpus} GPUs: name a divisor by --gpus-per-run.')
     cfg.train_dataloader.batch_size = size // gpus

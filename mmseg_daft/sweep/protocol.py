@@ -16,6 +16,12 @@ REPORT = 'report'
 STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
+def rate_text(rate: float) -> str:
+    """Return a rate as it is written everywhere: short, and read again the same number."""
+    short = f'{rate:g}'
+    return short if float(short) == rate else repr(rate)
+
+
 @dataclass(frozen=True)
 class Step:
     """One sweep over one of ``RATES``, or over both at once; the grid's values are from the largest."""
@@ -56,8 +62,9 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the run and of its folder, always the same for the same run."""
-        start = f'_{self.start.method}-{self.start.head_lr:g}' if self.start else ''
-        return f'{self.method}_{self.stage}_backbone-{self.backbone_lr:g}_head-{self.head_lr:g}{start}_seed-{self.seed}'
+        start = f'_{self.start.method}-{rate_text(self.start.head_lr)}' if self.start else ''
+        backbone, head = map(rate_text, self.rates)
+        return f'{self.method}_{self.stage}_backbone-{backbone}_head-{head}{start}_seed-{self.seed}'
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Sweep:
     """What is swept.
 
     Raises:
-        ValueError: A method starts from another that is not swept, or a grid is empty or names a rate twice.
+        ValueError: A method starts from another that is not swept, a grid is empty, or a rate or a seed comes twice.
     """
 
     methods: Mapping[str, Protocol]
@@ -75,6 +82,9 @@ class Sweep:
     iterations: int = 30000  # of each run
 
     def __post_init__(self) -> None:
+        for seeds in (self.select_seeds, self.report_seeds):
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f'The seeds {", ".join(map(str, seeds))} name one twice. Keep one of them.')
         for name, protocol in self.methods.items():
             base = protocol.starts_from
             if base not in (None, *self.methods):

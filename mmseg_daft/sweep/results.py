@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shlex
 import statistics
 import time
@@ -17,11 +18,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mmseg_daft.files import read_json, write_atomically
+from mmseg_daft.files import read_json, refuse_unwritable, write_atomically
 from mmseg_daft.run_output import iterations_done, seconds_per_iteration
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.job import slurm_queue
-from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen
+from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen, rate_text
 
 MOST_RUNNING = 8
 PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
@@ -40,9 +41,9 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     total, hours = 0, 0.0
     for method in sweep.order():
         protocol, stages = sweep.methods[method], []
-        rates = {rate: f'{value:g}' for rate, value in protocol.fixed.items()}
+        rates = {rate: rate_text(value) for rate, value in protocol.fixed.items()}
         for number, step in enumerate(protocol.steps, start=1):
-            swept = {rate: ', '.join(f'{value:g}' for value in step.grid) for rate in step.rates}
+            swept = {rate: ', '.join(map(rate_text, step.grid)) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
             stages.append((f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
@@ -111,7 +112,8 @@ def _narrow_table(whole: Sequence[str], wrapped: Sequence[str]) -> Table:
     """Return a table for 80 columns: cells of ``whole`` columns stay on one line, those of the others may wrap."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for heading in [*whole, *wrapped]:
-        table.add_column(heading, no_wrap=heading in whole, justify='right' if heading in ('runs', 'GPU h') else 'left')
+        number = heading in ('runs', 'GPU h')
+        table.add_column(Text(heading), no_wrap=heading in whole, justify='right' if number else 'left')
     return table
 
 
@@ -123,7 +125,7 @@ def _best(decision: Decision, runs: list[Run]) -> str:
     """Return the best mean over the seeds so far, with its rates."""
     found = {rates: [v for v in values if v is not None] for rates, values in decision.values(runs).items()}
     mean, rates = max(((statistics.fmean(each), rates) for rates, each in found.items() if each), default=(None, None))
-    return '' if mean is None else f'{mean:.2f} at {rates[0]:g}, {rates[1]:g}'
+    return '' if mean is None else f'{mean:.2f} at {", ".join(map(rate_text, rates))}'
 
 
 def _time_left(folder: SweepFolder, decision: Decision, done: int, parallel: int) -> str:
@@ -174,7 +176,7 @@ class MethodResult:
         absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(self.absent.items()))
         total = len(self.values) + len(self.absent)
         seeds = f'{len(self.values)} of {total} ({absent})' if absent else str(total)
-        return PAPER[self.method], number, seeds, f'{self.rates[0]:g}', f'{self.rates[1]:g}'
+        return PAPER[self.method], number, seeds, *map(rate_text, self.rates)
 
 
 def method_results(decision: Decision) -> list[MethodResult]:
@@ -200,15 +202,17 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def to_markdown(results: list[MethodResult], metric: str) -> str:
     """Return the table in Markdown."""
-    lines = [f'| method | {metric} % | seeds | backbone_lr | head_lr |', '|---|---|---|---|---|',
+    shown = metric.replace('|', r'\|')
+    lines = [f'| method | {shown} % | seeds | backbone_lr | head_lr |', '|---|---|---|---|---|',
              *(f'| {" | ".join(result.cells())} |' for result in results)]
     return '\n'.join(lines) + '\n'
 
 
 def to_latex(results: list[MethodResult], metric: str) -> str:
     """Return the table in LaTeX (package booktabs), the best in bold as in the paper's Table 3."""
+    shown = re.sub(r'[&%$#_{}]', r'\\\g<0>', metric)
     means = {r.method: round(r.mean, 2) for r in results if r.mean is not None and not r.absent}
-    lines = [r'\begin{tabular}{lrrrr}', r'\toprule', rf'Method & {metric} (\%) & Seeds & $\eta_\theta$ & $\eta_w$ \\',
+    lines = [r'\begin{tabular}{lrrrr}', r'\toprule', rf'Method & {shown} (\%) & Seeds & $\eta_\theta$ & $\eta_w$ \\',
              r'\midrule']
     for result in results:
         name, number, *others = result.cells(r'$\pm$')
@@ -220,6 +224,7 @@ def to_latex(results: list[MethodResult], metric: str) -> str:
 
 def write_results(folder: SweepFolder, console: Console) -> list[str]:
     """Write all files into ``DIR/results``, print the table and return what is missing."""
+    refuse_unwritable(folder.path / 'results' / 'runs.csv')
     decision = folder.look(slurm_queue())
     rows = [row_of(folder, run, decision.look(run)) for run in decision.runs]
     results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric
@@ -241,7 +246,6 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     write_atomically(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
     write_atomically(place / 'commands.sh', retrain_script(rows))
     write_atomically(place / 'missing.txt', ''.join(f'{line}\n' for line in missing))
-    draw_curves(decision, metric, place / 'curves.png')
     table = _narrow_table(['method', f'{metric} %', 'backbone_lr', 'head_lr'], ['seeds'])
     for result in results:
         _, number, seeds, *rates = result.cells()
@@ -251,6 +255,7 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
         console.print(f'mixed code: {", ".join(codes)}', style='yellow', markup=False)
     for line in missing:
         console.print(f'missing: {line}', style='yellow', markup=False)
+    draw_curves(decision, metric, place / 'curves.png')  # after all numbers
     console.print(f'Written to {place}:', markup=False, soft_wrap=True)
     console.print('runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt')
     return missing
@@ -284,6 +289,7 @@ def retrain_command(described: Mapping[str, Any], result: Mapping[str, Any], nam
 
     place = f'"$OUT"/{shlex.quote(name)}'
     parts = [f'cd {shlex.quote(described.get("directory") or ".")}',
+             *(['export CUDA_VISIBLE_DEVICES='] if described.get('gpus') == 0 else []),  # it trained on the CPU
              into(place, [word for word in described['command'] if word != '--resume'])]
     if result.get('tested'):
         checkpoint = f'{place}/{Path(result["checkpoint"]).name}'
@@ -306,8 +312,9 @@ def retrain_script(rows: Iterable[Mapping[str, Any]]) -> str:
 def draw_curves(decision: Decision, metric: str, path: Path) -> None:
     """Draw the steps of every method into one picture.
 
-    Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a rate that diverged.
-    A step's panel also shows the earlier runs at the rate that it holds fixed: they compete, too.
+    Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a run without a
+    value, which diverged, failed or is yet to end. A step's panel also shows the earlier runs at the rate that it holds
+    fixed: they compete, too.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -329,9 +336,10 @@ def draw_curves(decision: Decision, metric: str, path: Path) -> None:
                          if run.method == method and run.stage < stage and getattr(run, fixed) == held]
             axes = figure.add_subplot(
                 lines, columns, number, xscale='log', ylim=(min(values) - 1.8 * margin, max(values) + 1.8 * margin),
-                xlabel='both rates' if both else swept, ylabel=f'{metric} % on the held-out images',
+                xlabel='both rates' if both else swept,
                 title=f'{PAPER[method]}, {stage.replace("step", "step ")}'
-                      f'{"" if both else f", {fixed} {held:g}"}')
+                      f'{"" if both else f", {fixed} {rate_text(held)}"}')
+            axes.set_ylabel(f'{metric} % on the held-out images', parse_math=False)
             _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
@@ -345,9 +353,10 @@ def _draw_panel(
     means = {rate: statistics.fmean(v for other, v in values if other == rate) for rate in sorted(dict(values))}
     axes.plot([*means], [*means.values()], '-', color=LINE, linewidth=1.5)
     axes.plot([rate for rate, _ in values], [value for _, value in values], 'o', color=LINE, markersize=4)
-    for rate in {rate for rate, seen in points if seen.diverged}:
+    for rate, state in {(rate, seen.state) for rate, seen in points if seen.value is None}:
         axes.plot(rate, bottom, 'x', color='black', markersize=7, markeredgewidth=1.8)
-        axes.annotate('diverged', (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7)
+        axes.annotate(state, (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7,
+                      rotation=90)
     if winner:
         star = getattr(winner, swept), means[getattr(winner, swept)]
         axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)

@@ -21,6 +21,8 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from mmseg_daft.analysis import report
+from mmseg_daft.analysis.measure import _Analyzer
+from mmseg_daft.analysis.runs import load_start
 from mmseg_daft.cli import main
 from mmseg_daft.engine.convert_model import CONVERTED
 
@@ -227,6 +229,65 @@ def test_without_ground_truth_the_other_figures_are_drawn(case, analyze, tmp_pat
     assert 'without ground truth' in (out / 'report.html').read_text()
 
 
+def test_names_may_hold_any_sign_and_are_shown_as_they_are(case, analyze, tmp_path):
+    (tmp_path / 'data').mkdir()
+    shutil.copytree(case.root, tmp_path / 'data' / 'any')
+    cfg = Config.fromfile(case.config)
+    dataset = cfg.test_dataloader.dataset
+    dataset.data_root = str(tmp_path / 'data' / 'any')
+    names = ['_road', r'a$\nonsense$', '$x', '[bold]', 'wall_', r'\$y$']
+    palette = [[40 * i, 0, 0] for i in range(6)]
+    dataset.update(type='BaseSegDataset', img_suffix='.jpg', seg_map_suffix='.png',
+                   metainfo=dict(classes=names, palette=palette))
+    config = tmp_path / 'config.py'
+    config.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
+    methods = ['_ft', r'$\nonsense$', '[red]x[/]']
+    out, said = analyze(*(f'{method}={case.checkpoint("ft")}' for method in methods), '--stages', '4', '--images', '2',
+                        '--formats', 'svg', config=config, figures=True)
+    assert all(method in said for method in methods)
+    for figure in ('figure_1_images', 'figure_2_parameters', 'bn_drift', 'cka', 'classes'):
+        text = (out / 'figures' / f'{figure}.svg').read_text()
+        assert all(f'<!-- {name} -->' in text.replace('<!--  ', '<!-- ') for name in methods), figure
+    assert '$\\nonsense$' in (out / 'figures' / 'sheet_--nonsense-_least.svg').read_text()
+    shown = {row['class'] for row in rows(out / 'numbers.csv', level='class')}
+    assert shown <= set(names) and all(f' {name} -->' in text for name in shown)
+
+
+def test_numbers_are_written_before_figures(case, analyze, monkeypatch, tmp_path):
+    def fail(findings):
+        raise RuntimeError('a figure')
+    with pytest.raises(RuntimeError, match='a figure'), monkeypatch.context() as patch:
+        patch.setattr(report, 'report_figures', fail)
+        main(['analyze', str(case.config), f'FT={case.checkpoint("ft")}', '--stages', '4', '--images', '1',
+              '--out', str(tmp_path / 'out'), '--workers', '0', '--no-sheets'])
+    assert rows(tmp_path / 'out' / 'numbers.csv', measure='cka')
+
+
+def test_labels_that_the_decoder_ignores_are_no_class(case, analyze):
+    words = [f'FT={case.checkpoint("ft")}', '--stages', '4', '--images', '3']
+    all_, less = (analyze(*words, *more)[0] / 'numbers.csv' for more in (
+        (), ('--cfg-options', 'model.decode_head.ignore_index=3')))
+    shown = [{row['class'] for row in rows(path, level='class')} for path in (all_, less)]
+    assert shown[0] - shown[1] == {'triangle'} and shown[1] < shown[0]
+
+
+@pytest.mark.parametrize(('channels', 'dtype', 'top'), [
+    (1, torch.uint8, 200), (2, torch.uint8, 200), (3, torch.uint8, 200), (4, torch.uint8, 200),
+    (1, torch.float32, 65535), (3, torch.float32, 1), (3, torch.float32, 65535)])
+def test_a_picture_shows_any_number_of_channels_and_any_range(case, channels, dtype, top):
+    cfg = Config.fromfile(case.config)
+    start = load_start(cfg, None, torch.device('cpu'))
+    image = torch.linspace(0, top, 4 * 6).view(1, 4, 6).repeat(channels, 1, 1)
+    image[1:] *= 0.5
+    analyzer = _Analyzer(start, [], None, [], [], torch.tensor([255]), {}, torch.device('cpu'), False, None)
+    picture = analyzer._picture(image.to(dtype), (4, 6))
+    assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
+    brightest = picture.reshape(-1, 3).max(0).tolist()
+    high, low = (200, 100) if dtype is torch.uint8 else (255, 128)
+    expected = {3: [low, low, high], 4: [high, low, low]}  # mmseg turns three channels alone from BGR to RGB
+    assert brightest == expected.get(channels, [high] * 3)
+
+
 def test_one_image_has_no_intervals(case, analyze):
     words = [f'FT={case.checkpoint("ft")}', '--images', '1', '--stages', '4', '--formats', 'png']
     out, said = analyze(*words, figures=True)
@@ -323,7 +384,12 @@ def test_bad_input_is_refused_with_the_fix(case, analyze, tmp_path):
     refused(ft, '--stages', '7', says='The backbone returns the stages 1, 2, 3, 4, not 7')
     refused(ft, config=tmp_path / 'none.py', says='There is no config')
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft analyze')
-    refused(ft, '--images', '0', says='at least 1')
+    refused(ft.replace('FT', 'x' * 200, 1), says='longer name than a file can have')
+    (tmp_path / 'taken').write_text('')
+    refused(ft, '--out', tmp_path / 'taken', says='numbers.csv cannot be written: ')
+    text = {'type': 'BaseSegDataset', 'img_suffix': '.jpg', 'seg_map_suffix': '.png', 'metainfo.classes': 'road'}
+    text = [f'test_dataloader.dataset.{key}={value}' for key, value in text.items()]
+    refused(ft, '--cfg-options', *text, says="The classes of test_dataloader.dataset are one text, 'road'")
     refused(ft, '--cfg-options', 'nothing', says='--cfg-options nothing: not KEY=VALUE of')
     refused(ft, '--cfg-options', 'model.backbone.init_cfg=None', says='Name them by --pretrained')
     (tmp_path / 'empty.txt').write_text('')

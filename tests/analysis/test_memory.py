@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.data_layouts import write_voc
-from support.distortion_case import NAME, rows
+from support.distortion_case import rows
 from support.pretrained_files import trained_state
-from support.small_runs import small
+from support.small_runs import SMALL, small
 
 ROOT = Path(__file__).parents[2]
 SIZE = (192, 256)
@@ -36,7 +36,7 @@ def peak(config, images, out):
 @pytest.mark.slow
 def test_three_hundred_images_need_no_more_memory_than_five(tmp_path):
     write_voc(tmp_path / 'data', val=300, size=SIZE, num_classes=6)
-    cfg = small(f'ft/ft_{NAME}', tmp_path / 'work', tmp_path / 'data')
+    cfg = small(SMALL / 'ft.py', tmp_path / 'work', tmp_path / 'data')
     cfg.model.backbone.init_cfg = None
     for seed, name in enumerate(('start', 'ft')):
         torch.save({'state_dict': trained_state(cfg.model, seed)}, tmp_path / f'{name}.pth')

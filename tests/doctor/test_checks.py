@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mmseg.registry import MODELS
 from support.data_layouts import write_cityscapes
 from support.networks import pretrained
 from support.pretrained_files import write_start
@@ -107,6 +108,21 @@ def reduced_without_need(case):
         part.reduce_zero_label = True
 
 
+def label_of_16_bits(case):
+    cv2.imwrite(str(case.label), np.full((60, 80), 256 + 3, np.uint16))
+
+
+def classes_as_a_text(case):
+    for part in case.parts:
+        part.update(type='BaseSegDataset', metainfo=dict(classes='road'), img_suffix='.jpg', seg_map_suffix='.png')
+
+
+def classes_beyond_8_bits(case):
+    for part in case.parts:
+        part.update(type='BaseSegDataset', metainfo=dict(classes=[f'c{i}' for i in range(300)]), img_suffix='.jpg',
+                    seg_map_suffix='.png')
+
+
 def colored_label(case):
     cv2.imwrite(str(case.label), np.zeros((60, 80, 3), np.uint8))
 
@@ -147,6 +163,27 @@ def unreachable_archive(case):
 
 def no_weights_at_all(case):
     case.cfg.model.backbone.init_cfg = None
+
+
+def weights_with(name, value):
+    def damage(case):
+        content = torch.load(case.weights)
+        content['state_dict'][f'module.encoder_q.{name}'][0] = value
+        torch.save(content, case.weights)
+    return damage
+
+
+def load_from_nan(case):
+    name = 'backbone.layer1.0.bn1.running_mean'
+    state = MODELS.build(case.cfg.model).state_dict()
+    torch.save({'state_dict': {**state, name: torch.full_like(state[name], torch.nan)}}, case.folder / 'other.pth')
+    case.cfg.load_from = str(case.folder / 'other.pth')
+
+
+def setting(**options):
+    def damage(case):
+        case.cfg.merge_from_dict({name.replace('__', '.'): value for name, value in options.items()})
+    return damage
 
 
 def load_from_others(case):
@@ -213,17 +250,30 @@ def endless_loss(case):
     (label_outside, 'train data', '2007_train0003.png (30)', 'Rewrite them as class numbers'),
     (label_of_one_more_class, 'train data', '2007_train0003.png (21)', 'reduce_zero_label=True'),
     (reduced_without_need, 'train data', 'class 20 would stay empty', 'Set reduce_zero_label=False'),
+    (label_of_16_bits, 'train data', '2007_train0003.png (up to 259)', 'as 8 bits'),
+    (classes_as_a_text, 'train data', "one text, 'road', which names no file", 'a list of names, or to a file'),
+    (classes_as_a_text, 'classes', "one text, 'road', which names no file", 'a list of names, or to a file'),
+    (classes_beyond_8_bits, 'train data', '300 classes, and labels of 8 bits', 'Join classes'),
     (colored_label, 'train data', 'colors, not class numbers', 'one channel'),
     (label_of_another_size, 'train data', '80x60, label 40x30', 'has its image'),
     (all_ignored, 'train data', '7 labels of 7 read ignore every pixel', 'check the labels'),
     (no_labels_loaded, 'train data', 'does not load labels', 'LoadAnnotations'),
     (other_weights, 'weights', 'does not match: 0 of 265', "prefix='module.encoder_q'"),
     (no_weights_file, 'weights', 'there is no such file', 'Put it there'),
-    (torn_weights, 'weights', 'cannot be read', 'download the file again'),
+    (torn_weights, 'weights', 'cannot be read', 'If it was copied or downloaded, get it again'),
     (unreachable_weights, 'weights', 'http://127.0.0.1:9/x.pth, prefix module.encoder_q: cannot be reached',
      'hub/checkpoints/x.pth'),
-    (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x.pt'),
+    (unreachable_archive, 'weights', 'cannot be reached', 'hub/checkpoints/x-'),
     (no_weights_at_all, 'weights', 'BNConversionHook needs one', 'init_cfg'),
+    (weights_with('bn1.running_var', -1), 'weights', 'bn1.running_var holds negative variances', 'earlier checkpoint'),
+    (weights_with('bn1.running_mean', torch.nan), 'weights', 'bn1.running_mean holds NaN', 'get the file again'),
+    (weights_with('layer1.0.bn1.running_var', torch.inf), 'weights', 'running_var holds NaN or inf', 'earlier'),
+    (weights_with('layer1.0.conv1.weight', torch.nan), 'weights', 'conv1.weight holds NaN', 'earlier checkpoint'),
+    (load_from_nan, 'weights', 'backbone.layer1.0.bn1.running_mean holds NaN', 'earlier checkpoint'),
+    (setting(train_dataloader__batch_size=0), 'batch', 'batch_size=0: nothing can be trained', 'at least 1'),
+    (setting(train_dataloader__batch_size=-4), 'batch', 'batch_size=-4: nothing can be trained', 'at least 1'),
+    (setting(train_cfg__max_iters=0), 'batch', 'max_iters=0: nothing can be trained', 'at least 1'),
+    (setting(optim_wrapper__accumulative_counts=0), 'batch', 'accumulative_counts=0: nothing', 'at least 1'),
     (load_from_others, 'weights', 'load_from', 'Correct prefix or the file'),
     (other_classes, 'classes', 'num_classes=19, the data of train_dataloader, val_dataloader, test_dataloader 21',
      'model.decode_head.num_classes=21'),
@@ -245,6 +295,53 @@ def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch
     exam = examine(case.write())
     text = exam.text(check, FAIL)
     assert exam.problems and found in text and fix in text, exam.findings
+
+
+@pytest.mark.parametrize('gpus', ['0', '-1', 'two'])
+def test_a_run_on_no_gpus_is_refused(case, capsys, gpus):
+    with pytest.raises(SystemExit):
+        cli.main(['doctor', str(case.write()), '--gpus', gpus])
+    assert 'argument --gpus: give a whole number of at least 1' in ' '.join(capsys.readouterr().err.split())
+
+
+def with_classes_of_a_file(case):
+    names = case.folder / 'classes.txt'
+    names.write_text('\n'.join(f'class {i}' for i in range(21)) + '\n')
+    for part in [*case.parts, case.cfg.test_dataloader.dataset]:
+        part.update(type='BaseSegDataset', metainfo=dict(classes=str(names)), img_suffix='.jpg', seg_map_suffix='.png')
+
+
+def with_ignored_200(case):
+    for name in ('decode_head', 'auxiliary_head'):
+        if name in case.cfg.model:
+            case.cfg.model[name].ignore_index = 200
+    case.cfg.model.data_preprocessor.seg_pad_val = 200
+    case.put(200)
+
+
+def with_a_label_in_16_bits(case):
+    label = cv2.imread(str(case.label), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(case.label), label.astype(np.uint16))
+
+
+@pytest.mark.parametrize('change', [with_classes_of_a_file, with_ignored_200, with_a_label_in_16_bits])
+def test_what_trains_right_is_no_problem(case, examine, change):
+    change(case)
+    exam = examine(case.write())
+    assert exam.problems == 0, exam.findings
+
+
+def test_images_beyond_pillow_s_limit(case, examine, monkeypatch):
+    """OpenCV reads them; labels are read by Pillow, unless the config says otherwise."""
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 1000)
+    exam = examine(case.write())
+    text = exam.text('train data', FAIL)
+    assert 'larger than Pillow reads' in text and "imdecode_backend='cv2'" in text and 'cannot be read' not in text
+    for part in case.parts:
+        for transform in part.pipeline:
+            if transform['type'] == 'LoadAnnotations':
+                transform['imdecode_backend'] = 'cv2'
+    assert examine(case.write()).problems == 0
 
 
 def test_what_may_be_meant_only_warns(case, examine):
@@ -308,10 +405,14 @@ def test_a_folder_without_a_list_must_hold_all_images(tmp_path, examine):
 @pytest.mark.parametrize('text, options, found', [
     (None, (), 'There is no config'), ('model = dict(', (), 'Line 1: '), ('x = 1', (), 'lacks model'),
     ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'nowhere'),
-    ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of')])
+    ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of'), ('', (), 'lacks model'),
+    ("x = '\xe9'", (), 'as UTF-8'), ('model = [(1, 2]', (), 'Line 1: '),
+    ('x = 1', ('--cfg-options', 'x=[1,(2]'), 'Imbalanced brackets'),
+    ('custom_hooks = [dict()]', ('--cfg-options', 'custom_hook.0.blend=0.5'), 'Is custom_hooks meant?'),
+    ('x = 1', ('--cfg-options', 'custom_hooks.0.blend=0.5'), 'no custom_hooks with items')])
 def test_a_config_that_cannot_be_read_is_named(tmp_path, examine, text, options, found):
-    if text:
-        (tmp_path / 'config.py').write_text(text)
+    if text is not None:
+        (tmp_path / 'config.py').write_bytes(text.encode('latin-1'))
     exam = examine(tmp_path / 'config.py', *options)
     assert exam.problems and found in exam.text('config', FAIL), exam.findings
     assert 'not checked' in exam.text('the rest', SKIP)

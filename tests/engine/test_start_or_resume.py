@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.small_runs import small, train
 
+from mmseg_daft.engine.checkpoints import settled_start
 from mmseg_daft.engine.convert_model import RECORD
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
@@ -63,7 +64,22 @@ def test_a_checkpoint_that_is_named_for_resuming_is_resumed(config, tmp_path):
     iterations(config(FT, 3, **{'default_hooks.checkpoint.interval': 2}))
     own = tmp_path / 'run' / 'iter_2.pth'  # not the last
     assert iterations(config(FT, 3, load_from=str(own)))[1] == [2]
-    assert iterations(config(FT, 3, 'elsewhere', load_from=str(own)))[1] == [2]
+
+
+def test_a_source_of_the_same_name_could_be_the_run_s_past(config, tmp_path):
+    iterations(config(FT, 2))
+    own = tmp_path / 'run' / 'iter_2.pth'
+    with pytest.raises(ValueError, match="same name, 'target'.*copy it into the work directory.*leave out --resume"):
+        iterations(config(FT, 3, 'elsewhere', load_from=str(own)))
+    assert iterations(config(FT, 1, 'elsewhere', load_from=str(own), resume=False))[1] == [0]
+
+
+def test_a_run_whose_checkpoints_are_all_half_written_starts_over_from_its_source(source, tmp_path):
+    (tmp_path / 'iter_2.pth').write_bytes(b'PK')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    assert settled_start(str(source), tmp_path, 'target')[:2] == (str(source), False)
+    (tmp_path / 'iter_1.pth').write_bytes(source.read_bytes())
+    assert settled_start(str(source), tmp_path, 'target')[:2] == (None, True)
 
 
 def test_weights_without_a_training_are_a_start(config, source, tmp_path):

@@ -10,7 +10,7 @@ import mmseg
 import pytest
 import torch
 from support.pretrained_files import write_start
-from support.small_runs import DAFT_VOC, small
+from support.small_runs import DAFT_VOC, SMALL, small, train
 
 from mmseg_daft.engine.convert_model import RECORD
 
@@ -44,17 +44,53 @@ def config(voc_root, tmp_path):
     return tmp_path / 'small.py'
 
 
-@pytest.mark.parametrize(('train', 'test'), STARTS.values(), ids=STARTS)
-def test_train_resume_and_test(config, tmp_path, train, test):
-    output = succeed(*train, config)
+@pytest.mark.parametrize(('training', 'test'), STARTS.values(), ids=STARTS)
+def test_train_resume_and_test(config, tmp_path, training, test):
+    output = succeed(*training, config)
     assert output.count('BN conversion of backbone: 53 layers found, 53 converted') == 1
     longer = ['--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
-    output = succeed(*train, config, '--resume', *longer)
+    output = succeed(*training, config, '--resume', *longer)
     assert 'BN conversion: done before this run was resumed (13 images' in output
     assert 'layers found' not in output
     trained = re.findall(r'mIoU: ([\d.]+)', output)[-1]
     output = succeed(*test, config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test')
     assert re.findall(r'mIoU: ([\d.]+)', output)[-1] == trained
+
+
+@pytest.fixture
+def baseline(shapes_root, tmp_path):
+    """Fine-tuning without any of our hooks, as a file, from a source that was trained for longer than itself."""
+    cfg = small(SMALL / 'ft.py', tmp_path / 'source', shapes_root, iters=6)
+    write_start(cfg, tmp_path)
+    for ours in ('pretrained', 'batch', 'evaluation', 'divergence', 'on_signal'):
+        del cfg.default_hooks[ours]
+    train(cfg)
+    cfg.load_from = str(tmp_path / 'source' / 'iter_6.pth')
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    for key in ('experiment_name', 'work_dir'):
+        cfg.pop(key)
+    cfg.dump(tmp_path / 'baseline.py')
+    return tmp_path / 'baseline.py'
+
+
+def test_a_baseline_that_is_always_started_with_resume_is_the_run_without(baseline, tmp_path):
+    """As a sweep or a requeued job starts it; MMEngine would resume the source, and train nothing."""
+    runs = {name: ['--work-dir', tmp_path / name] for name in ('plain', 'resumed')}
+    succeed(*TRAIN, baseline, *runs['plain'])
+    output = succeed(*TRAIN, baseline, '--res', *runs['resumed'])
+    assert 'holds no checkpoint yet, so the run starts, from the weights of load_from=' in output
+    plain, resumed = (torch.load(tmp_path / name / 'iter_2.pth')['state_dict'] for name in runs)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in plain.items())
+    longer = ['--cfg-options', 'train_cfg.max_iters=3', 'train_cfg.val_interval=3']
+    output = succeed(*TRAIN, baseline, '--resume', *runs['resumed'], *longer)
+    assert 'resumed epoch: 0, iter: 2' in output and 'from the last checkpoint in' in output
+
+
+def test_a_source_of_the_same_name_is_refused_before_training(baseline, tmp_path):
+    succeed(*TRAIN, baseline, '--work-dir', tmp_path / 'run')
+    code, output = command(*TRAIN, baseline, '--resume', '--work-dir', tmp_path / 'new', '--cfg-options',
+                           f'load_from={tmp_path / "run" / "iter_2.pth"}')
+    assert code == 1 and output.count('Traceback') == 0 and 'leave out --resume' in output
 
 
 def launch(script, *words, cwd):

@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_daft.launch.slurm import port_of, slurm_ranks
+from mmseg_daft.launch.slurm import join_step, port_of, slurm_ranks
 
 RANK = '''
 import os
@@ -73,6 +74,26 @@ def start():
     for process in processes:
         process.kill()
         process.wait()
+
+
+def listening(port):
+    """Return the addresses at which something on this machine listens at a port, as Linux writes them."""
+    lines = [line.split() for table in ('tcp', 'tcp6') for line in Path(f'/proc/net/{table}').read_text().splitlines()]
+    places = [line[1].split(':') for line in lines if line[3] == '0A']
+    return {address for address, its_port in places if int(its_port, 16) == port}
+
+
+@pytest.mark.skipif(not Path('/proc/net/tcp').exists(), reason='needs Linux')
+@pytest.mark.parametrize(('address', 'places'), [('127.0.0.1', {'0100007F'}), ('localhost', None)])
+def test_the_store_listens_at_the_job_s_own_address(address, places):
+    """A name that stands for the loopback here may stand for the network on the other nodes."""
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+    env = {**TASK, 'SLURM_PROCID': '0', 'MASTER_ADDR': address, 'MASTER_PORT': str(port)}
+    store = join_step(env)
+    found = listening(port)
+    assert found == places if places else found & {'0' * 8, '0' * 32}
+    assert store.get('slurm_step') == b'1234.0'
 
 
 @pytest.mark.slow

@@ -42,8 +42,10 @@ def test_arguments_of_srun_are_taken_apart_at_quotes_and_a_lost_quote_is_said(sl
 @pytest.mark.slow
 def test_a_first_start_does_not_go_on_with_another_run(slurm, tmp_path):
     python = dict(PYTHON=sys.executable, SLURM_JOB_ID='7')
-    code, _, given = slurm('slurm_requeue.sh', DAFT, '--cfg-options', 'randomness.seed=1', **python)
-    assert code == 0 and '--resume' not in given and 'randomness.seed=1' in given
+    for restarts in ('0', '1'):  # a job can be taken off before its first checkpoint
+        code, _, given = slurm('slurm_requeue.sh', DAFT, '--cfg-options', 'randomness.seed=1',
+                               SLURM_RESTART_COUNT=restarts, **python)
+        assert code == 0 and '--resume' not in given and 'randomness.seed=1' in given
     place = tmp_path / 'work_dirs' / DAFT.stem
     place.mkdir(parents=True)
     (place / 'last_checkpoint').write_text('x')

@@ -4,6 +4,9 @@ import hashlib
 import io
 import os
 import pickle
+import struct
+import subprocess
+import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -118,9 +121,11 @@ class Attack:
 
 def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(archive, tmp_path):
     target = tmp_path / 'attacked'
-    rewrite(archive, lambda name, content: pickle.dumps(Attack(target)) if name.endswith('data.pkl') else content)
-    with pytest.raises(ValueError, match=r'net.pt cannot be read.*asks for (posix|nt).system, which is refused'):
-        read_tensors(archive)
+    for protocol, says in (2, 'asks for (posix|nt).system, which is refused'), (4, 'FRAME, which torch.jit.save never'):
+        attack = pickle.dumps(Attack(target), protocol)
+        rewrite(archive, lambda name, content, attack=attack: attack if name.endswith('data.pkl') else content)
+        with pytest.raises(ValueError, match=f'net.pt cannot be read.*{says}'):
+            read_tensors(archive)
     assert not target.exists()
 
 
@@ -128,7 +133,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_runs_nothing(archive, tmp_p
     (b'c__builtin__\neval\n(V1\ntR.', 'asks for .*eval, which is refused'),
     (b'', 'cannot be read'),
     (b'}.', 'holds no tensors'),
-    (b'c__torch__\nA\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb.', 'contain one another')])
+    (b'c__torch__\nA\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.', 'contain one another')])
 def test_a_list_of_attributes_that_is_not_one(archive, content, message):
     rewrite(archive, lambda name, old: content if name.endswith('data.pkl') else old)
     with pytest.raises(ValueError, match=message):
@@ -167,6 +172,84 @@ def test_an_ordinary_checkpoint_is_told_so(tmp_path):
         read_tensors(tmp_path / 'nowhere.pt')
 
 
+def word(text):
+    return b'X' + struct.pack('<I', len(text)) + text.encode()
+
+
+def number(n):
+    return b'J' + struct.pack('<i', n)
+
+
+def network(value, name='a'):
+    return b'c__torch__\nA\n)\x81q\x01}(' + word(name) + value + b'ub.'
+
+
+ONE = number(1) + b'\x85'
+
+
+def shaped(size=ONE, stride=ONE, numel=ONE[:-1], key=b'X\x01\x00\x00\x000', offset=b'K\x00'):
+    storage = b'(' + word('storage') + b'ctorch\nFloatStorage\n' + key + word('cpu') + numel + b'tQ'
+    return network(b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + offset + size + stride
+                   + b'\x89ccollections\nOrderedDict\n)RtR')
+
+
+PAIRS = b'K\x00' + b'q\x00h\x00\x86' * 40  # a pair of the same pair, 40 deep: 2 ** 40 zeros to print or to hash
+ATTACKS = {
+    'bytes that are not there': b'\x96' + struct.pack('<Q', 2**33) + b'.',
+    'a reference that is endless to print': PAIRS + b'Q.',
+    'a key that is endless to hash': b'}(' + PAIRS + b'K\x01u.',
+    'a record that is endless to hash': shaped(key=PAIRS),
+    'a size that is a list': shaped(b'](K\x00e' + number(2**31 - 1) + b'\x86', ONE),
+    'a size that is a text': shaped(word('abcd') + number(2**30) + b'\x86', ONE),
+    'a size that is endless to print': shaped(PAIRS, PAIRS),
+    'one number taken 2 ** 60 times': shaped(number(2**30) * 2 + b'\x86', number(0) * 2 + b'\x86'),
+    'more numbers than there are': shaped(numel=number(2**31 - 1)),
+    'numbers beyond the record': shaped(offset=number(2)),
+    'a copy of a container': network(b'ccollections\nOrderedDict\n](K\x01e\x85R'),
+    'names that double': network(b'h\x01', 'k' * 300),
+    'a name of a million letters': b'c' + b'a' * 10**6 + b'\nb\n.',
+    'state for a function': b'ctorch._utils\n_rebuild_tensor_v2\n}b.',
+    'a long list of attributes': b'N' * 5_000_000 + b'.'}
+READ_ALL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (6_000_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (120,) * 2)
+from mmseg_daft.models.torchscript import read_tensors
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try:
+        print('READ', path, read_tensors(path))
+    except ValueError as error:
+        assert len(str(error)) < len(path) + 700
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_file_takes_little_memory_and_time(archive, tmp_path):
+    paths = []
+    for i, content in enumerate(ATTACKS.values()):
+        paths.append(tmp_path / f'{i}.pt')
+        with zipfile.ZipFile(paths[-1], 'w') as new:
+            for name, record in (('data.pkl', content), ('constants.pkl', b'.'), ('data/0', bytes(4))):
+                new.writestr(f'n/{name}', record)
+    content = archive.read_bytes()
+    info = zipfile.ZipFile(archive).getinfo('net/data.pkl')
+    claim = struct.pack('<LL', info.compress_size, info.file_size)
+    for i, larger in enumerate((struct.pack('<LL', 2**32 - 2, 2**32 - 2), struct.pack('<LL', 10, 2**32 - 2))):
+        assert claim in content  # in the directory, which is last
+        paths.append(tmp_path / f'claim_{i}.pt')
+        paths[-1].write_bytes(larger.join(content.rsplit(claim, 1)))
+    done = subprocess.run([sys.executable, '-c', READ_ALL, *map(str, paths)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'READ' not in done.stdout and int(done.stdout) < 100  # MB
+
+
+def test_what_is_read_by_hand_is_what_torch_writes(archive):
+    rewrite(archive, lambda name, content: shaped() if name.endswith('data.pkl') else bytes(4))
+    assert {name: tensor.shape for name, tensor in read_tensors(archive).items()} == {'a': (1,)}
+
+
 @pytest.fixture
 def server(archive, tmp_path, monkeypatch):
     """A real server of the archive; yields its address with the digest of the file, and the requests it got."""
@@ -179,7 +262,7 @@ def server(archive, tmp_path, monkeypatch):
             self.send_response(200)
             self.send_header('Content-Length', str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(content[:-200] if 'cut-off' in self.path else content)
 
         def log_message(self, *args):
             pass
@@ -217,6 +300,17 @@ def test_another_file_than_the_address_has_is_refused(server):
         load(address)
     assert not local_archive(address)[0].exists()
     assert local_archive(f'{root}/{digest}/RN50.pt')[0] != local_archive(address)[0]
+
+
+def test_files_of_one_name_are_kept_apart_and_a_cut_off_one_is_not_kept(server, tmp_path):
+    root, _, requests = server
+    load(f'{root}/a/net.pt?version=1')
+    load(f'{root}/a/net.pt?version=2')
+    assert requests == ['/a/net.pt?version=1', '/a/net.pt?version=2']
+    for _ in range(2):
+        with pytest.raises(ValueError, match='cut-off/net.pt is no TorchScript archive, or was cut off. Start again'):
+            load(f'{root}/cut-off/net.pt')
+    assert len(list((tmp_path / 'home' / 'hub' / 'checkpoints').iterdir())) == 2
 
 
 def test_a_path_works_too(archive):

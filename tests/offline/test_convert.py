@@ -9,6 +9,7 @@ import mmseg
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.registry import MODELS
 from support.pretrained_files import trained_state
 from support.small_runs import small, train
 
@@ -87,6 +88,40 @@ def test_a_converted_checkpoint(source, tmp_path, capsys):
     assert out.read_bytes() == content
     assert 'was converted already' in convert(config, out, tmp_path / 'twice.pth')
     assert not (tmp_path / 'twice.pth').exists()
+
+
+def test_what_is_written_is_what_was_checked_whatever_the_source_s_precision(source, tmp_path):
+    """A variance of images that are not normalized is beyond float16, which ends at 65504."""
+    config, checkpoint = source
+    content = torch.load(checkpoint)
+    content['state_dict'] = {name: t.half() if t.is_floating_point() else t for name, t in
+                             content['state_dict'].items()}
+    torch.save(content, checkpoint)
+    loud = 'model.data_preprocessor.mean=[0,0,0]', 'model.data_preprocessor.std=[0.1,0.1,0.1]'
+    assert convert(config, checkpoint, tmp_path / 'out.pth', '--cfg-options', *loud) == 0
+    written = torch.load(tmp_path / 'out.pth')['state_dict']
+    assert written['backbone.bn1.running_var'].max() > 65504
+    cfg = Config.fromfile(config)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=None)).eval()
+    images, outputs = 2000 * torch.rand(2, 3, 32, 32), []
+    for state in (content['state_dict'], written):
+        model.load_state_dict(state)
+        with torch.no_grad():
+            outputs.append(model.backbone(images)[-1])
+    assert torch.isfinite(outputs[1]).all()
+    assert (outputs[1] - outputs[0]).abs().max() < 1e-4 * outputs[0].abs().max()
+
+
+def test_what_cannot_be_written_is_refused_before_the_pass(source, tmp_path):
+    config, checkpoint = source
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'folder').mkdir()
+    before = sorted(tmp_path.rglob('*'))
+    for out, why in ((tmp_path / 'folder', 'it is a folder'), (tmp_path / 'file' / 'o.pth', 'file is no folder'),
+                     (tmp_path / ('x' * 300), 'too long'), (Path('/proc/o.pth'), 'cannot be written')):
+        said = convert(config, checkpoint, out, '--overwrite')
+        assert f'{out} cannot be written' in said and why in said and 'Name another place' in said
+    assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_a_checkpoint_that_does_not_fit_is_named(source, tmp_path):

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import shutil
 import struct
 from pathlib import Path
 from statistics import median
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -78,7 +81,8 @@ def test_the_summary_is_one_line_of_facts():
         'on target pixels (chance 9%): linear read-out of source features 47%, with adapted statistics 49%, source '
         'decoder 14%.')
     assert summary(layer_rows(0.5), Accuracies(0.4, 0.5, None, 4)).endswith('with adapted statistics 50%.')
-    assert summary(layer_rows(0.0), None).endswith('No read-outs: there are no labels, or a single mini-batch.')
+    assert summary(layer_rows(0.0), None).endswith(
+        'No read-outs: they need labels of two classes, in two mini-batches.')
 
 
 def test_the_page_of_camvid_s_two_gaps_is_what_is_said_of_them():
@@ -178,7 +182,7 @@ def test_the_table_fits_a_terminal_of_80_columns(source, domain_gap, tmp_path, m
 
 def test_a_report_of_something_else_is_not_overwritten(source, domain_gap, tmp_path):
     config, checkpoint = source
-    words = ['--out', tmp_path / 'gap', '--num-batches', '1', '--probe-batches', '1']
+    words = ['--out', tmp_path / 'gap', '--num-batches', '1', '--probe-batches', '2']
     domain_gap(config, checkpoint, *words)
     written = (tmp_path / 'gap' / 'gap.json').read_bytes()
     (tmp_path / 'other.pth').write_bytes(checkpoint.read_bytes())
@@ -193,9 +197,39 @@ def test_a_report_of_something_else_is_not_overwritten(source, domain_gap, tmp_p
     assert 'differs in config, checkpoint, cfg-options' in domain_gap(config, checkpoint, *words, code=1)
 
 
+def folder(out):
+    (out / 'gap.png').mkdir(parents=True)
+    return out
+
+
+def test_labels_that_the_decoder_ignores_are_no_class(source, domain_gap, tmp_path):
+    classes = []
+    for ignored in (255, 3):
+        domain_gap(*source, '--out', tmp_path / str(ignored), '--cfg-options',
+                   f'model.decode_head.ignore_index={ignored}')
+        report = json.loads((tmp_path / str(ignored) / 'gap.json').read_text())
+        classes.append(report['accuracies']['classes'])
+    assert classes[1] == classes[0] - 1
+
+
+def test_without_two_classes_the_layers_are_reported_all_the_same(source, domain_gap, tmp_path, camvid_layout):
+    config, checkpoint = source
+    shutil.copytree(camvid_layout, tmp_path / 'data')
+    for label in (tmp_path / 'data' / 'dusk' / 'labels' / 'train').iterdir():
+        cv2.imwrite(str(label), np.ones((48, 64), np.uint8))
+    said = domain_gap(config, checkpoint, '--out', tmp_path / 'gap', '--cfg-options',
+                      f'train_dataloader.dataset.data_root={tmp_path / "data" / "dusk"}')
+    assert 'No read-outs: they need labels of two classes' in ' '.join(said.split())
+    assert len(json.loads((tmp_path / 'gap' / 'gap.json').read_text())['layers']) == 20
+
+
 def test_bad_input_is_named(source, domain_gap, tmp_path):
     config, checkpoint = source
-    assert '--probe-batches has to be' in domain_gap(config, '--probe-batches', '0', code=1)
+    (tmp_path / 'texts.json').write_text('{"layers": [{"layer": "a", "divergence": "large"}]}')
+    assert 'is not the gap.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'texts.json', code=1)
+    assert '--device nonsense: ' in domain_gap(config, checkpoint, '--device', 'nonsense', code=1)
+    assert 'gap.png cannot be written: it is a folder' in domain_gap(
+        config, checkpoint, '--out', folder(tmp_path / 'taken'), code=1)
     assert 'nowhere.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'nowhere.json', code=1)
     (tmp_path / 'empty.json').write_text('{}')
     assert 'is not the gap.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'empty.json', code=1)

@@ -23,7 +23,7 @@ class DistortionCase:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.root = folder / 'target'
+        self.root = folder / 'day'
         self.root.mkdir()
         write_voc(self.root, num_classes=6, val=IMAGES)
         cfg = self.read('ft')

@@ -55,6 +55,15 @@ def test_a_run_is_trained_once(run):
     assert not place.is_locked() and not result['tested']
 
 
+def test_a_run_is_resumed_only_where_it_has_a_checkpoint(run):
+    """Else MMEngine would resume what the config starts from."""
+    place = run("open(work / 'words', 'a').write(' '.join(sys.argv[1:]) + ';')\n"
+                "if len((work / 'starts').read_text()) == 2: save(2); sys.exit(75)\n"
+                "if len((work / 'starts').read_text()) < 4: sys.exit(75)\n" + DONE)
+    assert [TrainJob(place.path)() for _ in range(4)] == ['stopped', 'stopped', 'stopped', 'done']
+    assert (place.work_dir / 'words').read_text() == ';;--resume;--resume;'
+
+
 def test_the_code_that_trained_is_noted_with_each_start(run, tmp_path):
     """Not that of the plan: a checkout may be changed while a sweep goes on."""
     def git(*words):

@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+import re
 import subprocess
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import Decision, Run, Seen, Sweep
@@ -18,6 +20,7 @@ from mmseg_daft.sweep.results import (
     retrain_command,
     retrain_script,
     row_of,
+    screen,
     to_csv,
     to_latex,
     to_markdown,
@@ -54,6 +57,32 @@ def test_latex_marks_the_best_of_the_complete():
     assert table.count(r'\begin') == table.count(r'\end') == 1
 
 
+@pytest.mark.parametrize('metric', ['$\\x$/mIoU', '[red]a[/b]/mIoU', '_a_b/m|IoU', 'a$b/{mIoU}%&#'])
+def test_a_metric_of_any_name_is_shown_as_it_is(metric, tmp_path):
+    decision = replace(DECISION, winners={('ft', 'step1'): RUNS[1]})
+    draw_curves(decision, metric, tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').stat().st_size > 10000
+    table = to_markdown(method_results(DECISION), metric)
+    assert [line.replace(r'\|', '').count('|') for line in table.splitlines()] == [6] * 5
+    head = to_latex(method_results(DECISION), metric).splitlines()[2]
+    assert not re.search(r'(?<!\\)[_$%&#{}]', head.partition('Seeds')[0].replace(' & ', ''))
+    console = Console(file=io.StringIO(), width=200)
+    folder = SweepFolder(tmp_path, Sweep({}, metric=metric), {}, 0.1, '', 0)
+    console.print(screen(folder, DECISION, 1))
+    assert metric in console.file.getvalue()
+
+
+def test_a_method_whose_runs_failed_says_so_in_its_panel(tmp_path):
+    runs = [Run('ft', 'step1', rate, rate, 0) for rate in (0.1, 0.01)]
+    failed = Decision({run.name: Seen(failures=3) for run in runs}, runs)
+    shown = {}
+    for name, decision in dict(failed=failed, empty=Decision({}, runs)).items():
+        draw_curves(decision, 'mIoU', tmp_path / f'{name}.svg')
+        shown[name] = (tmp_path / f'{name}.svg').read_text()
+    assert shown['failed'].count('<!-- failed -->') == 2 and shown['empty'].count('<!-- to start -->') == 2
+    assert 'FT, step 1' in shown['failed']
+
+
 def test_csv_holds_every_run_and_nothing_where_there_is_no_value(tmp_path):
     rows = [row_of(SweepFolder(tmp_path, Sweep({}), dict.fromkeys(('lp', 'ft', 'daft'), 'x.py'), 0.1, '', 0), run,
                    DECISION.look(run)) | {'value': DECISION.look(run).value} for run in RUNS]
@@ -76,17 +105,20 @@ def test_the_winner_s_star_stands_out_of_the_curves_also_in_gray(tmp_path, gray)
     assert with_star.shape[0] > 300 and (difference.max(2) > 60).sum() > 50
 
 
+@pytest.mark.parametrize('gpus', [None, 0, 1])
 @pytest.mark.parametrize('tested', [False, True])
-def test_a_run_is_trained_again_where_it_was_planned_into_a_new_folder(tested, tmp_path):
+def test_a_run_is_trained_again_where_and_on_what_it_was_planned_into_a_new_folder(tested, gpus, tmp_path):
     planned, program = tmp_path / 'planned here', tmp_path / 'program'
     planned.mkdir()
-    program.write_text('#!/bin/sh\necho "$PWD|$*"\n')
+    program.write_text('#!/bin/sh\necho "$PWD|${CUDA_VISIBLE_DEVICES-all}|$*"\n')
     program.chmod(0o755)
     described = dict(
         directory=str(planned),
         command=[str(program), 'train.py', 'c.py', '--resume', '--work-dir', '/sweep/run/train', '--cfg-options',
                  'a=1'],
         test_command=[str(program), 'test.py', 'c.py', '--work-dir', '/sweep/run/test'])
+    if gpus is not None:
+        described['gpus'] = gpus
     result = dict(checkpoint='/sweep/run/train/iter_7.pth', tested=tested)
     row = dict(name='run', state='done', value=1.0, metric='mIoU', split='test', revision='aaa',
                command=retrain_command(described, result, 'run'))
@@ -94,7 +126,8 @@ def test_a_run_is_trained_again_where_it_was_planned_into_a_new_folder(tested, t
     done = subprocess.run(['bash', '-c', script], env={'OUT': 'new', 'PATH': '/usr/bin:/bin'}, cwd=tmp_path,
                           capture_output=True, text=True, check=True)
     new = tmp_path / 'new' / 'run'
-    test = [f'{planned}|test.py c.py --work-dir {new}/test {new}/iter_7.pth']
-    assert done.stdout.splitlines() == [f'{planned}|train.py c.py --work-dir {new} --cfg-options a=1', *test * tested]
+    where = f'{planned}|{"" if gpus == 0 else "all"}'
+    test = [f'{where}|test.py c.py --work-dir {new}/test {new}/iter_7.pth']
+    assert done.stdout.splitlines() == [f'{where}|train.py c.py --work-dir {new} --cfg-options a=1', *test * tested]
     without = subprocess.run(['bash', '-c', script], env={'PATH': '/usr/bin:/bin'}, capture_output=True, text=True)
     assert without.returncode and 'Name a new folder' in without.stderr

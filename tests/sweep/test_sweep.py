@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import DATASETS
 from rich.console import Console
-from support.small_runs import DAFT_VOC, small
+from support.pretrained_files import write_start
+from support.small_runs import DAFT_VOC, SMALL, small, train
 from support.sweep_runs import write_methods
 
 from mmseg_daft import cli
@@ -279,6 +281,36 @@ def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(sweep, tmp_p
     assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
+@pytest.mark.parametrize('queue', ['exit 1', 'echo "1|1|None|others"'], ids=['silence', 'a job of that number'])
+def test_a_failed_run_of_this_machine_is_none_of_slurm_s(queue, sweep, tmp_path, monkeypatch):
+    """Slurm's silence is about its own jobs, and its numbers mean others."""
+    (tmp_path / 'squeue').write_text(f'#!/bin/sh\n{queue}\n')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    folder = folder_of(tmp_path / 'sweep', directory=str(tmp_path))
+    folder.save()
+    for run in decide(folder.sweep, {}).start:
+        place = folder.describe(run)
+        place.submitted('1', 'local', 'ticket')
+        place.end_attempt(place.begin_attempt('1', 0, 'ticket'), 'failed')
+    output = sweep('status', folder.path)
+    assert '1 failed' in output and 'queued' not in output and 'Slurm does not answer' not in output
+
+
+@pytest.mark.parametrize('content', ['', '{"value": 1', '\0' * 20], ids=['empty', 'half-written', 'zeros'])
+@pytest.mark.parametrize('name', ['sweep.json', 'probe.json', 'patience.json', 'result.json', 'run.json',
+                                  'attempts/0001.json', 'submissions/0001.json'])
+def test_a_damaged_file_is_named(name, content, sweep, tmp_path):
+    folder = folder_of(tmp_path, directory=str(tmp_path))
+    folder.save()
+    place = folder.describe(decide(folder.sweep, {}).start[0])
+    damaged = (tmp_path if (tmp_path / name).exists() or name in ('probe.json', 'patience.json') else place.path) / name
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text(content)
+    for command in {'run.json': ['collect'], 'probe.json': ['status']}.get(name, ['status', 'collect']):
+        assert f'{damaged} is empty or damaged' in sweep(command, tmp_path, code=1)
+
+
 @pytest.mark.parametrize('waiting', [False, True])
 def test_slurm_s_silence_is_told_of_a_sweep_that_waits_for_it(waiting, sweep, tmp_path, monkeypatch):
     """The program is there, its cluster is not."""
@@ -301,8 +333,17 @@ def test_a_missing_extra_is_named_before_anything_is_planned_or_run(words, sweep
     if words == ['run']:
         folder_of(folder).save()
     output = sweep(words[0], folder, *words[1:], code=1)
-    assert "submitit is not installed: pip install 'mmseg-daft[sweep]'" in output
+    assert 'submitted by submitit, which cannot be imported here' in output
+    assert "pip install 'mmseg-daft[sweep]'" in output
     assert [path.name for path in tmp_path.rglob('*') if path.is_file()] == ['sweep.json'] * (words == ['run'])
+
+
+def test_a_submitit_that_cannot_be_imported_is_said_in_a_sentence(sweep, tmp_path, monkeypatch):
+    (tmp_path / 'submitit.py').write_text('raise ImportError("cannot import name x")')
+    monkeypatch.delitem(sys.modules, 'submitit')
+    monkeypatch.syspath_prepend(tmp_path)
+    folder_of(tmp_path / 'sweep').save()
+    assert "cannot be imported here (cannot import name x): pip install" in sweep('run', tmp_path / 'sweep', code=1)
 
 
 def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
@@ -325,12 +366,14 @@ def test_misspelt_methods_and_grids_are_named(sweep, tmp_path):
 
 
 @pytest.mark.parametrize(('words', 'message'), [
-    (['--grid', 'ft.1=abc'], '--grid ft.1=abc: rates are numbers'),
-    (['--grid', 'ft.1=0.1,-0.1'], '--grid ft.1=0.1,-0.1: -0.1 is no learning rate'),
-    (['--grid', 'ft.1=nan'], 'nan is no learning rate'),
-    (['--grid', 'ft.1=inf,1'], 'inf is no learning rate'),
+    (['--grid', 'ft.1=abc'], "--grid ft.1=abc: give a number above 0, not 'abc'."),
+    (['--grid', 'ft.1=0.1,-0.1'], "--grid ft.1=0.1,-0.1: give a number above 0, not '-0.1'"),
+    (['--grid', 'ft.1=nan'], "not 'nan'"),
+    (['--grid', 'ft.1=inf,1'], "not 'inf'"),
+    (['--grid', 'ft.1=0.1,0.10'], 'is empty or names a rate twice'),
     (['--grid', 'ft.1=0.1', '--grid', 'ft.1=0.2'], '--grid ft.1 is given twice'),
-    (['--fixed-head-lr', '0'], '--fixed-head-lr 0 is no learning rate'),
+    (['--select-seeds', '1', '1'], 'The seeds 1, 1 name one twice'),
+    (['--report-seeds', '0', '1', '0'], 'The seeds 0, 1, 0 name one twice'),
     (['--method', 'ft=other.py'], '--method ft is named twice: x.py and other.py'),
     (['--method', 'daft'], '--method daft: write NAME=CONFIG')])
 def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
@@ -340,12 +383,110 @@ def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
         read_sweep(parser.parse_args(['plan', 'folder', '--method', 'ft=x.py', *words]), 2)
 
 
+WRONG = {
+    'plan': {'--fixed-head-lr': ['0', '-1', 'nan', 'inf', 'x'], '--held-out': ['0', '1', '-0.1', 'nan', 'x'],
+             '--held-out-seed': ['-1', 'x', '1.5'], '--select-seeds': ['-1', '4294967296', 'x', '0.5'],
+             '--report-seeds': ['-1', '4294967296', 'x', '0.5'], '--gpus-per-run': ['-1', '0.5', 'x'],
+             '--probe': ['0', '-1', '2.5', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'], '--executor': ['slrum'],
+             '--start': ['mocco'], '--held-out-by': ['city']},
+    'run': {'--parallel': ['0', '-1', '1.5', 'nan', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'],
+            '--max-failures': ['-1', '0.5', 'x'], '--interval': ['0', '-1', 'nan', 'x'], '--executor': ['slrum']}}
+
+
+@pytest.mark.parametrize(('command', 'option', 'value'), [
+    (command, option, value) for command, options in WRONG.items() for option, values in options.items()
+    for value in values])
+def test_a_number_out_of_its_range_is_refused_with_the_range(command, option, value, tmp_path, capsys):
+    method = ['--method', 'ft=x.py'] * (command == 'plan')
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['sweep', command, str(tmp_path / 'sweep'), *method, option, value])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2 and f'argument {option}: ' in error and value in error
+    assert re.search('give a (whole )?number|choose from', error)
+    assert not (tmp_path / 'sweep').exists()
+
+
+@pytest.mark.parametrize('words', [
+    ['--parallel', '2'], ['--executor', 'debug'], ['--hours', '2'], ['--slurm', 'partition=x'],
+    ['--parallel', '2', '--probe', '1']])
+def test_what_only_a_run_can_follow_is_not_taken_by_the_plan(words, sweep, tmp_path):
+    output = sweep('plan', tmp_path / 'sweep', '--method', 'ft=x.py', *words, code=1)
+    assert f'{words[0]} {words[1]}' in output and ': plan trains nothing, but for a --probe' in output
+    assert f'to mmseg-daft sweep run {tmp_path / "sweep"}' in output and not (tmp_path / 'sweep').exists()
+
+
+def test_a_folder_that_cannot_be_written_to_and_a_word_without_a_value_are_refused(sweep, tmp_path):
+    (tmp_path / 'file').touch()
+    for name in ('file', 'file/sweep'):
+        output = sweep('plan', tmp_path / name, '--method', 'ft=x.py', code=1)
+        assert f'{tmp_path / name}/sweep.json cannot be written: ' in output and 'Name another place' in output
+    folder_of(tmp_path / 'sweep').save()
+    assert '--slurm partition: write KEY=VALUE' in sweep('run', tmp_path / 'sweep', '--slurm', 'partition', code=1)
+    (tmp_path / 'sweep' / 'results').touch()
+    assert 'results/runs.csv cannot be written: ' in sweep('collect', tmp_path / 'sweep', code=1)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'model.backbone.type': 'ResNett'}, 'its model cannot be built: .*ResNett'),
+    ({'model.decode_head.num_clases': 3}, 'its model cannot be built: .*num_clases'),
+    ({'optim_wrapper.optimizer.type': 'SDG'}, 'its optim_wrapper cannot be built: .*SDG'),
+    ({'optim_wrapper.paramwise_cfg.backbone_r': 1}, 'its optim_wrapper cannot be built: .*backbone_r'),
+    ({'default_hooks.timer.type': 'IterTimeHook'}, 'there is no hook IterTimeHook. Is it misspelt'),
+    ({'train_cfg.type': 'IterBasedTrainLop'}, 'there is no loop IterBasedTrainLop'),
+    ({'param_scheduler.0.type': 'PolLR'}, 'there is no parameter scheduler PolLR'),
+    ({'test_evaluator.type': 'IoUMetrik'}, 'there is no metric IoUMetrik'),
+    ({'train_dataloader.batch_size': 0}, 'train_dataloader.batch_size=0: give the number of images, 1 or more'),
+    ({'train_dataloader.batch_size': '8 images'}, 'batch_size=8 images: give'),
+    ({'train_dataloader.num_workers': -1}, 'its train_dataloader cannot be built: .*num_workers'),
+    ({'train_dataloader.sampler.type': 'InfinitSampler'}, 'its train_dataloader cannot be built: .*InfinitSampler'),
+    ({'val_dataloader.dataset.pipeline.0.type': 'LoadImag'}, 'its val_dataloader cannot be built: .*LoadImag'),
+    ({'test_dataloader.dataset.data_root': 'nowhere'}, 'its test_dataloader cannot be built: .*nowhere'),
+    ({'val_evaluator.iou_metrics': ['mIou']}, r"iou_metrics=\['mIou'\]: mmseg has no mIou; it has mIoU, mDice"),
+    ({'train_cfg.max_iters': 0}, 'a sweep counts in iterations'),
+    ({'train_cfg.max_iters': '30k'}, 'a sweep counts in iterations'),
+    ({'val_evaluator': None}, 'ft.py lacks val_evaluator, '),
+    ({'model': None, 'test_dataloader': None}, 'ft.py lacks model, test_dataloader, ')])
+def test_what_cannot_run_is_refused_by_the_plan(change, message, voc_root, sweep, tmp_path):
+    cfg = small(VOC, tmp_path / 'unused', voc_root)
+    cfg.merge_from_dict(change)
+    cfg.dump(tmp_path / 'ft.py')
+    output = sweep('plan', tmp_path / 'sweep', '--method', f'ft={tmp_path / "ft.py"}', '--gpus-per-run', 0,
+                   '--held-out', 0.3, code=1)
+    assert re.search(message, output) and 'Traceback' not in output
+    assert not (tmp_path / 'sweep' / 'sweep.json').exists()
+
+
+def test_checkpoints_stay_in_the_folder_of_their_run(voc_root, tmp_path):
+    """MMEngine would put those of all runs into one, and one run would resume another."""
+    cfg = small(VOC, tmp_path, voc_root, **{'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints')})
+    plan.prepare(folder_of(tmp_path / 'sweep'), cfg)
+    assert 'out_dir' not in cfg.default_hooks.checkpoint
+
+
+def test_rates_that_are_nearly_the_same_are_two_runs_that_train_at_their_own(tmp_path):
+    rates = (0.1, 0.1000001, 1e-5, 1.23456789e-5)
+    sweep = Sweep({'ft': Protocol((Step(RATES, rates),))}, iterations=2)
+    folder = folder_of(tmp_path, sweep=sweep)
+    runs = decide(sweep, {}).start
+    assert len({folder.run_folder(run).path for run in runs}) == len(rates)
+    assert runs[0].name == 'ft_step1_backbone-0.1_head-0.1_seed-0'  # as ever
+    for run in runs:
+        command = folder.train_command(run, tmp_path, None)
+        given = [word.partition('=')[2] for word in command if 'paramwise_cfg' in word]
+        assert tuple(map(float, given)) == run.rates
+    table = make_console(file=io.StringIO())
+    table.print(plan_table(folder)[0])
+    assert '0.1, 0.1000001, 1e-05, 1.23456789e-05' in ' '.join(table.file.getvalue().split())
+
+
 def test_options_that_do_not_fit_and_epochs_are_refused_in_words(voc_root, tmp_path):
     small(VOC, tmp_path, voc_root).dump(tmp_path / 'ft.py')
     for option in ('foo', 'train_cfg.max_iters.x=1'):
         with pytest.raises(ConfigError, match=f'--cfg-options {option}: not KEY=VALUE of'):
             plan.read(str(tmp_path / 'ft.py'), [option])
-    Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3))).dump(tmp_path / 'x.py')
+    cfg = small(VOC, tmp_path, voc_root)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=3)
+    cfg.dump(tmp_path / 'x.py')
     with pytest.raises(SystemExit, match=r'x.py: a sweep counts in iterations. Give it train_cfg = dict\('):
         plan.read(str(tmp_path / 'x.py'), [])
 
@@ -394,7 +535,7 @@ def half_way(tmp_path, monkeypatch):
             elif state == 'failed':
                 place.end_attempt(place.begin_attempt('1', 0), 'failed')
             elif state == 'queued':
-                place.submitted('queued', 'local', 'ticket')
+                place.submitted('queued', 'slurm', 'ticket')
             elif state == 'running':
                 locks.append(place.lock())
     (tmp_path / 'squeue').write_text('#!/bin/sh\necho "queued|queued|None|sweep-x"\n')
@@ -473,3 +614,35 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(sweep, shapes_root
     assert written == {path: path.stat().st_mtime_ns for path in folder.glob('runs/*/result.json')}
     assert 'missing:' not in sweep('collect', folder)
     assert '| LP-FT |' in (folder / 'results' / 'table.md').read_text()
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_sweep_from_a_source_train_the_same_again(sweep, shapes_root, tmp_path):
+    """A baseline without our hooks: MMEngine would resume the source, which was trained for longer."""
+    cfg = small(SMALL / 'ft.py', tmp_path / 'source', shapes_root, iters=4)
+    write_start(cfg, tmp_path)
+    cfg.default_hooks = {name: hook for name, hook in cfg.default_hooks.items() if name in ('logger', 'checkpoint')}
+    train(cfg)
+    cfg.load_from = str(tmp_path / 'source' / 'iter_4.pth')
+    cfg.train_cfg.update(max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.update(interval=2, out_dir=str(tmp_path / 'elsewhere'))
+    for key in ('experiment_name', 'work_dir'):
+        cfg.pop(key)
+    cfg.dump(tmp_path / 'ft.py')
+    folder = tmp_path / 'sweep'
+    sweep('plan', folder, '--method', f'ft={tmp_path / "ft.py"}', '--grid', 'ft.1=0.1,0.1000001', '--report-seeds', 0,
+          '--held-out', 0.3, '--gpus-per-run', 0)
+    assert 'Complete.' in sweep('run', folder, '--interval', 0.2, '--parallel', 2)
+    sweep('collect', folder)
+    subprocess.run(['bash', folder / 'results' / 'commands.sh'], env=dict(os.environ, OUT=str(tmp_path / 'again')),
+                   check=True, capture_output=True)
+    runs = sorted(path.name for path in (folder / 'runs').iterdir())
+    assert len(runs) == 3
+    states = []
+    for run in runs:
+        one = torch.load(folder / 'runs' / run / 'train' / 'iter_2.pth')
+        again = torch.load(tmp_path / 'again' / run / 'iter_2.pth')
+        assert one['meta']['iter'] == 2
+        assert all(torch.equal(again['state_dict'][name], tensor) for name, tensor in one['state_dict'].items())
+        states.append(one['state_dict'])
+    assert not torch.equal(states[1]['decode_head.conv_seg.weight'], states[2]['decode_head.conv_seg.weight'])
