@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
+from mmseg_daft.engine.configs import hook_of, hooks_of, misspelt_keys, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
 from mmseg_daft.engine.training_data import leaf_datasets
@@ -39,13 +39,16 @@ LARGEST = 330 * 330  # pixels of a crop that a CPU runs in seconds
 IMAGES = 2  # batch norm after a global pooling needs more than one
 
 
-def build_config(path: Path, options: Sequence[str]) -> Config:
-    """Read a config with the command's options.
+def build_config(path: Path, options: Sequence[str]) -> Generator[Finding, None, Config]:
+    """Read a config with the command's options, return it, and find misspelt keys.
 
     Raises:
         ConfigError: It cannot be read, is a part of a config, or an option does not fit.
     """
-    return read_config(path, options, needs=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
+    cfg = read_config(path, options, needs=('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
+    for key, meant in misspelt_keys(cfg).items():
+        yield fail(f'{key}: nothing reads it, and there is no {meant}.', f'Rename it, if {meant} is meant.')
+    return cfg
 
 
 def build_model(cfg: Config) -> nn.Module:

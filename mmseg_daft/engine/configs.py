@@ -34,7 +34,7 @@ def read_config(
         raise ConfigError(f'There is no config {path}. `mmseg-daft configs list` shows the shipped ones.')
     try:
         cfg = Config.fromfile(path, import_custom_modules=import_modules)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a config is a program
         line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
         fix = ". For bases mmseg::…, pip install 'setuptools<82'." if 'pkg_resources' in str(error) else ''
         fix = '. Save it, and the bases that it names, as UTF-8.' if isinstance(error, UnicodeDecodeError) else fix
@@ -69,14 +69,26 @@ def _refuse_unread(cfg: Config, option: str) -> None:
     first, *rest = option.split('.')
     if first in cfg and not (rest and rest[0].isdecimal() and not cfg[first]):
         return
-    from mmengine.runner import Runner  # here: it takes seconds
-
-    read = {*inspect.signature(Runner.__init__).parameters, *_READ_ELSEWHERE}
+    read = _read_by_mmengine()
     if first not in read or (rest and rest[0].isdecimal()):
         near = difflib.get_close_matches(first, sorted({*cfg, *read}), 1)
         hint = f' Is {near[0]} meant?' if near and near[0] != first else ''
         raise ConfigError(f'--cfg-options {option}: the config has no {first}{" with items" if first in read else ""}, '
                           f'and nothing would read it.{hint} If code of yours does, put it into the config.')
+
+
+def _read_by_mmengine() -> set[str]:
+    from mmengine.runner import Runner  # here: it takes seconds
+
+    return {*inspect.signature(Runner.__init__).parameters, *_READ_ELSEWHERE}
+
+
+def misspelt_keys(cfg: Config) -> dict[str, str]:
+    """Return keys that nothing reads and that look like one that MMEngine reads and the config lacks, and that one."""
+    read = _read_by_mmengine()
+    missing = sorted(read - cfg.keys() - {*_READ_ELSEWHERE})
+    near = {key: difflib.get_close_matches(key, missing, 1, 0.85) for key in cfg.keys() - read}
+    return {key: matches[0] for key, matches in near.items() if matches}
 
 
 def type_name(cfg: dict) -> str:

@@ -18,6 +18,7 @@ from mmseg_daft.engine.checkpoints import pretrained_model, read_checkpoint
 from mmseg_daft.engine.configs import hook_of, read_config
 from mmseg_daft.engine.convert_model import ConversionRecord, ConversionSettings, convert_model
 from mmseg_daft.engine.pretrained_weights import match_weights
+from mmseg_daft.files import refuse_unwritable
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
     Raises:
         SystemExit: The checkpoint is missing or does not fit.
         ConfigError: The config or an option is wrong.
-        ValueError: As ``BNConversionHook``, or there is no such device.
+        ValueError: As ``BNConversionHook``, there is no such device, or the file of statistics cannot be written.
     """
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise SystemExit(f'There is no checkpoint {checkpoint}.')
@@ -64,6 +65,8 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
         float(torch.zeros((), device=device))
     except Exception as error:  # of any type: torch asserts that it was built for CUDA
         raise ValueError(f'--device {device}: {str(error).splitlines()[0]}') from error
+    if args.statistics and '{' not in args.statistics and not Path(args.statistics).is_file():
+        refuse_unwritable(Path(args.statistics))
     cfg = read_config(args.config, args.cfg_options, needs=('model', 'train_dataloader'))
     seed = cfg.get('randomness', {}).get('seed') or 0
     seed_everything(seed)

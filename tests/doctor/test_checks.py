@@ -232,6 +232,10 @@ def misspelt_hook(case):
     case.cfg.custom_hooks[0].type = 'BNConversionHok'
 
 
+def misspelt_key(case):
+    case.cfg.custom_hook = case.cfg.pop('custom_hooks')
+
+
 def compiled_op(case):
     case.cfg.model.decode_head.loss_decode = dict(type='FocalLoss')
 
@@ -286,6 +290,7 @@ def endless_loss(case):
     (nothing_left_to_train_at, 'schedule', 'max_iters=10: nothing is trained in the rest', 'end=10'),
     (more_batches_than_there_are, 'conversion', 'num_batches=500', 'Leave num_batches out'),
     (misspelt_hook, 'hooks', 'BNConversionHok is not registered', 'Check its spelling'),
+    (misspelt_key, 'config', 'custom_hook: nothing reads it', 'if custom_hooks is meant'),
     (compiled_op, 'mmcv ops', 'FocalLoss of this model calls one', "pip install 'mmcv>=2.1,<2.2'"),
     (endless_loss, 'training step', 'not finite', 'normalization'),
 ], ids=lambda value: getattr(value, '__name__', ''))
@@ -295,6 +300,14 @@ def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch
     exam = examine(case.write())
     text = exam.text(check, FAIL)
     assert exam.problems and found in text and fix in text, exam.findings
+
+
+def test_other_numbers_of_channels_also_where_the_data_cannot_be_used(case, examine):
+    no_root(case)
+    case.cfg.model.backbone.update(in_channels=4, init_cfg=None)
+    case.cfg.model.data_preprocessor.update(mean=[0] * 4, std=[1] * 4, bgr_to_rgb=False)
+    exam = examine(case.write())
+    assert 'images of noise' in exam.text('training step', OK)
 
 
 @pytest.mark.parametrize('gpus', ['0', '-1', 'two'])

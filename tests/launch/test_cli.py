@@ -91,6 +91,7 @@ def test_every_number_has_one_check_and_one_message(name, argument, least, numbe
 CONFIGS = {
     'syntax': (b'model = dict(', 'Line 1: SyntaxError'), 'brackets': (b'model = [(1, 2]', 'Line 1: SyntaxError'),
     'missing base': (b"_base_ = 'nowhere.py'", 'nowhere.py'), 'not UTF-8': (b"x = '\xe9'", 'as UTF-8'),
+    'exit': (b'exit(3)', 'SystemExit: 3'),
     'empty': (b'', 'lacks model'), 'a part': (b'x = 1', 'lacks model')}
 
 

@@ -202,6 +202,16 @@ def folder(out):
     return out
 
 
+def test_load_from_is_the_start_as_a_named_checkpoint_is(source, domain_gap, tmp_path):
+    config, checkpoint = source
+    named, loaded = tmp_path / 'named', tmp_path / 'loaded'
+    domain_gap(config, checkpoint, '--out', named)
+    domain_gap(config, '--out', loaded, '--cfg-options', f'load_from={checkpoint}')
+    reports = [json.loads((out / 'gap.json').read_text()) for out in (named, loaded)]
+    assert reports[0]['layers'] == reports[1]['layers'] and reports[0]['accuracies'] == reports[1]['accuracies']
+    assert reports[0]['accuracies']['head'] is not None
+
+
 def test_labels_that_the_decoder_ignores_are_no_class(source, domain_gap, tmp_path):
     classes = []
     for ignored in (255, 3):
@@ -227,6 +237,8 @@ def test_bad_input_is_named(source, domain_gap, tmp_path):
     config, checkpoint = source
     (tmp_path / 'texts.json').write_text('{"layers": [{"layer": "a", "divergence": "large"}]}')
     assert 'is not the gap.json' in domain_gap(config, checkpoint, '--compare', tmp_path / 'texts.json', code=1)
+    assert f'{tmp_path} cannot be written: it is a folder' in domain_gap(
+        config, checkpoint, '--statistics', tmp_path, code=1)
     assert '--device nonsense: ' in domain_gap(config, checkpoint, '--device', 'nonsense', code=1)
     assert 'gap.png cannot be written: it is a folder' in domain_gap(
         config, checkpoint, '--out', folder(tmp_path / 'taken'), code=1)
