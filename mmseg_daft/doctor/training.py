@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS, Registry
 from mmengine.registry import HOOKS as ALL_HOOKS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
@@ -27,7 +27,7 @@ from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
 from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
-from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
+from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 from mmseg_daft.engine.training_data import leaf_datasets
 
 ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # at eta_min, 0 by default
@@ -121,14 +121,21 @@ def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optim
 
 
 def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
-    """Compare the floors of the schedules with the rates, and their ends with the training's."""
+    """Build the schedules; compare their units with the loop's, their rates and floors with what was asked for.
+
+    Their ends are compared with the training's.
+    """
     cfgs = cfg.get('param_scheduler') or []
     cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-    # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
-    schedulers = [PARAM_SCHEDULERS.build({key: value for key, value in c.items() if key != 'convert_to_iter_based'},
-                                         default_args=dict(optimizer=optimizer)) for c in cfgs]
+    rates = {group.get('part', 'optimizer'): group['lr'] for group in optimizer.param_groups}
+    defaults = dict(optimizer=optimizer, epoch_length=1)  # which nothing here depends on
+    schedulers = [PARAM_SCHEDULERS.build(dict(c), default_args=defaults) for c in cfgs]
     groups = [{'part': 'optimizer', 'name': str(i), **group} for i, group in enumerate(optimizer.param_groups)]
+    loop, sampler = _class_of(LOOPS, _loop_of(cfg)), cfg.train_dataloader.get('sampler') or {}
+    refuse_standstill(loop, _class_of(DATA_SAMPLERS, sampler), schedulers)
     refuse_floor_above_rate(groups, schedulers)
+    if 'part' in optimizer.param_groups[0]:  # else one rate for all is meant
+        refuse_overwritten_rates(groups, schedulers, rates)
     problems = []
     for by_epoch, key in ((False, 'max_iters'), (True, 'max_epochs')):
         length = cfg.train_cfg.get(key)
@@ -146,6 +153,16 @@ def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
                                 f'Set end={length} in param_scheduler.'))
     names = ', '.join(map(type_name, cfgs))
     yield from problems or [ok(f'{names}: ends with the training, its floor below the rates' if names else 'none')]
+
+
+def _loop_of(cfg: Config) -> dict:
+    by_epoch = cfg.train_cfg.get('by_epoch', 'max_epochs' in cfg.train_cfg)
+    return {'type': 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop', **cfg.train_cfg}
+
+
+def _class_of(registry: Registry, cfg: dict) -> type:
+    kind = cfg.get('type')
+    return (registry.get(kind) if isinstance(kind, str) else kind) or object
 
 
 def check_hooks(cfg: Config) -> Iterator[Finding]:

@@ -1,0 +1,42 @@
+"""Doctor says before the start what the training itself would refuse: rates, schedules, loops, hooks."""
+
+import pytest
+
+from mmseg_daft.doctor.finding import Verdict
+
+OK, WARN, FAIL, SKIP = Verdict
+
+
+def one_cycle(case):
+    case.cfg.param_scheduler = [dict(type='OneCycleLR', eta_max=0.01, total_steps=10, by_epoch=False)]
+
+
+def counts_epochs(case):
+    del case.cfg.param_scheduler[0]['by_epoch']
+
+
+def endless_epoch(case):
+    case.cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+    case.cfg.param_scheduler[0].update(by_epoch=True, end=2)
+
+
+@pytest.mark.parametrize('damage, check, found, fix', [
+    (one_cycle, 'schedule', 'OneCycleLR) replaces the rates of paramwise_cfg', 'LinearLR before for a warm-up'),
+    (counts_epochs, 'schedule', 'PolyLR counts epochs', 'Set by_epoch=False'),
+    (endless_epoch, 'schedule', 'InfiniteSampler never ends one', "type='DefaultSampler'"),
+], ids=lambda value: getattr(value, '__name__', ''))
+def test_what_the_training_refuses_is_found_with_its_fix(case, examine, damage, check, found, fix):
+    damage(case)
+    exam = examine(case.write())
+    text = exam.text(check, FAIL)
+    assert exam.problems and found in text and fix in text, exam.findings
+
+
+def test_schedules_and_loops_that_train_pass(case, examine):
+    case.cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
+    case.cfg.train_dataloader.sampler.type = 'DefaultSampler'
+    case.cfg.param_scheduler = [
+        dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True),
+        dict(type='PolyLR', eta_min=0, power=0.9, begin=1, end=2)]
+    exam = examine(case.write())
+    assert 'LinearLR, PolyLR: ends with the training' in exam.text('schedule', OK), exam.findings
