@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name, types_in
+from mmseg_daft.engine.configs import hook_of, hooks_of, kinds_in, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 from mmseg_daft.engine.training_data import leaf_datasets
@@ -180,8 +180,9 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
                 failures.append(fail(f'Hook {type_name(hook)} refuses its arguments. {describe(error)}'))
     own = {name for registry in (ALL_HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DATASETS, MODELS, TRANSFORMS)
            for name, kind in registry.module_dict.items() if kind.__module__.startswith('mmseg_daft.')}
-    used = own & {*types_in(cfg.to_dict()), cfg.optim_wrapper.get('constructor')}
-    if used and 'mmseg_daft' not in _custom_imports(cfg):
+    used = own.intersection(types_in(cfg.to_dict()))
+    by_class = any(getattr(kind, '__module__', kind).startswith('mmseg_daft.') for kind in kinds_in(cfg.to_dict()))
+    if used and not by_class and 'mmseg_daft' not in _custom_imports(cfg):
         yield warn(f"The config does not import mmseg_daft: mmseg's own train.py finds no {min(used)}.",
                    "Add custom_imports = dict(imports=['mmseg_daft']).")
     names = ', '.join(name for name in map(type_name, hooks_of(cfg)) if name in own)

@@ -46,7 +46,8 @@ class DAFTOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         if 'optimizer' not in self.wrapper_cfg:
-            raise ValueError("optim_wrapper needs an optimizer, such as optimizer=dict(type='SGD', momentum=0.9).")
+            raise ValueError("optim_wrapper needs an optimizer, such as optimizer=dict(type='SGD', momentum=0.9). In a "
+                             'config of Python classes, optim_wrapper.update(...) keeps the inherited one.')
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         options = dict(paramwise_cfg or {})
         self.rates = {part: _pop_rate(options, f'{part}_lr') for part in ('backbone', 'head')}
