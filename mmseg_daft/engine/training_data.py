@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.dist import all_gather_object
 from mmengine.model import BaseModel
 from torch import Tensor
+from torch.utils.data import ConcatDataset as TorchConcatDataset
 from torch.utils.data import DataLoader, Dataset
 
 from mmseg_daft.core.random_state import seed_everything_by
@@ -31,6 +33,7 @@ class TargetLoader:
 
     Attributes:
         num_batches: Mini-batches over all ranks.
+        num_images: Images that the training data hold.
         seconds, waited: Wall time of the last iteration, and how much of it was spent waiting for data.
         rounds: Rounds that it went through: all, unless it was left early.
 
@@ -42,7 +45,8 @@ class TargetLoader:
         self, loader: DataLoader, seed: int, num_batches: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
-        order = np.random.default_rng(seed).permutation(len(loader.dataset))
+        images = images_once(loader.dataset)
+        order = np.array(images, int)[np.random.default_rng(seed).permutation(len(images))]
         batches = [[(i, i) for i in order[start:start + batch_size].tolist()]
                    for start in range(0, len(order), batch_size)]
         if not batches:
@@ -55,7 +59,7 @@ class TargetLoader:
                 f'{len(batches)} mini-batches of {batch_size}. Use a number from 1 to {len(batches)}, or '
                 'num_batches=None for all.')
         self._sizes = list(map(len, batches[:num_batches]))
-        self.num_batches, self._world_size = len(self._sizes), world_size
+        self.num_batches, self.num_images, self._world_size = len(self._sizes), len(images), world_size
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
@@ -101,12 +105,42 @@ def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks:
         return TargetLoader(loader, seed, num_batches)
     rank, world_size = torch.distributed.get_rank(), ranks.world_size
     made = ranks.together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size))
-    images = all_gather_object(len(loader.dataset))
+    images = all_gather_object(made.num_images)
     if len(set(images)) > 1:
         raise ValueError(
             f'The ranks found {images} training images, so their shares would not fit together. Give every node the '
             'same files: see data_root and ann_file of train_dataloader.dataset.')
     return made
+
+
+def images_once(dataset: Any) -> list[int]:
+    """Return indices of a data set, in order, that reach each image on disk once, through every wrapper.
+
+    mmseg's bases of small data sets repeat them 40,000 times (``RepeatDataset``). Images are known by their path; a
+    data set that tells none is taken as it is.
+    """
+    first: dict[Any, int] = {}
+    for index, image in _images(dataset):
+        first.setdefault(image, index)
+    return list(first.values())
+
+
+def _images(dataset: Any) -> Iterator[tuple[int, Any]]:
+    """Yield indices of a data set, at least one for each image, each with what the image is known by."""
+    if isinstance(dataset, TorchConcatDataset):
+        start = 0
+        for part in dataset.datasets:
+            yield from ((start + index, image) for index, image in _images(part))
+            start += len(part)
+    elif isinstance(dataset, RepeatDataset) or type(dataset).__name__ == 'MultiImageMixDataset':  # of mmseg
+        yield from _images(dataset.dataset)
+    elif isinstance(dataset, ClassBalancedDataset):
+        first = {inner: index for index, inner in reversed([*enumerate(dataset.repeat_indices)])}
+        yield from ((first[inner], image) for inner, image in _images(dataset.dataset))
+    else:
+        info = getattr(dataset, 'get_data_info', lambda index: {})
+        for index in range(len(dataset)):
+            yield index, info(index).get('img_path') or (id(dataset), index)
 
 
 class SeededSamples(Dataset):

@@ -24,7 +24,7 @@ from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
 from mmseg_daft.engine.convert_model import ConversionRecord
-from mmseg_daft.engine.training_data import ModelForward, TargetLoader
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader, images_once
 from mmseg_daft.offline.start import Start
 
 PIXELS = 200  # of each image
@@ -98,7 +98,7 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
     pixels, logits = [], []
     forward, model = ModelForward(start.model, ()), start.model
     with preserved_random_state():
-        in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
+        in_all = -(-len(images_once(start.loader.dataset)) // start.loader.batch_size)
         loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
         batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
         for i, batch in enumerate(batches):

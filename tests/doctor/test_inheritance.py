@@ -160,7 +160,8 @@ def test_the_commands(mine, way, tmp_path, monkeypatch, capsys):
     config = str(mine(way))
     start = str(mine(way).parent / 'start.pth')
     assert cli.main(['train', config, '--work-dir', str(tmp_path / 'run')]) == 0
-    for words in (['domain-gap', config, '--out', 'gap', '--probe-batches', '2'], ['convert', config, start, 'converted.pth'],
+    for words in (['domain-gap', config, '--out', 'gap', '--probe-batches', '2'],
+                  ['convert', config, start, 'converted.pth'],
                   ['analyze', config, 'DAFT=run', '--out', 'report', '--workers', '0'],
                   ['sweep', 'plan', 'sweep', '--method', f'daft={config}', '--executor', 'debug']):
         assert not cli.main(words), (words, capsys.readouterr())

@@ -20,7 +20,15 @@ def endless_epoch(case):
     case.cfg.param_scheduler[0].update(by_epoch=True, end=2)
 
 
+def repeated(case):
+    """As mmseg's DRIVE, STARE, CHASE and HRF repeat theirs."""
+    dataset = case.cfg.train_dataloader.dataset
+    case.cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=40000, dataset=dataset)
+    case.cfg.custom_hooks[0].num_batches = 500
+
+
 @pytest.mark.parametrize('damage, check, found, fix', [
+    (repeated, 'conversion', 'the 13 training images are 4 mini-batches', 'Leave num_batches out'),
     (one_cycle, 'schedule', 'OneCycleLR) replaces the rates of paramwise_cfg', 'LinearLR before for a warm-up'),
     (counts_epochs, 'schedule', 'PolyLR counts epochs', 'Set by_epoch=False'),
     (endless_epoch, 'schedule', 'InfiniteSampler never ends one', "type='DefaultSampler'"),
