@@ -63,7 +63,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     if not exam.failed('imports'):
         from mmseg_daft.doctor import data, training, weights
         from mmseg_daft.engine.configs import types_in
-        from mmseg_daft.engine.training_data import images_once
+        from mmseg_daft.engine.samples import images_once
 
         cfg = exam.check('config', training.build_config, args.config, args.cfg_options)
     if cfg is None:

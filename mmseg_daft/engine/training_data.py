@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.dist import all_gather_object
 from mmengine.model import BaseModel
 from torch import Tensor
-from torch.utils.data import ConcatDataset as TorchConcatDataset
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from mmseg_daft.core.random_state import seed_everything_by
 from mmseg_daft.core.ranks import Ranks
+from mmseg_daft.engine.samples import SeededSamples, images_once
 
 
 class TargetLoader:
@@ -111,48 +109,6 @@ def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks:
             f'The ranks found {images} training images, so their shares would not fit together. Give every node the '
             'same files: see data_root and ann_file of train_dataloader.dataset.')
     return made
-
-
-def images_once(dataset: Any) -> list[int]:
-    """Return indices of a data set, in order, that reach each image on disk once, through every wrapper.
-
-    mmseg's bases of small data sets repeat them 40,000 times (``RepeatDataset``). Images are known by their path; a
-    data set that tells none is taken as it is.
-    """
-    first: dict[Any, int] = {}
-    for index, image in _images(dataset):
-        first.setdefault(image, index)
-    return list(first.values())
-
-
-def _images(dataset: Any) -> Iterator[tuple[int, Any]]:
-    """Yield indices of a data set, at least one for each image, each with what the image is known by."""
-    if isinstance(dataset, TorchConcatDataset):
-        start = 0
-        for part in dataset.datasets:
-            yield from ((start + index, image) for index, image in _images(part))
-            start += len(part)
-    elif isinstance(dataset, RepeatDataset) or type(dataset).__name__ == 'MultiImageMixDataset':  # of mmseg
-        yield from _images(dataset.dataset)
-    elif isinstance(dataset, ClassBalancedDataset):
-        first = {inner: index for index, inner in reversed([*enumerate(dataset.repeat_indices)])}
-        yield from ((first[inner], image) for inner, image in _images(dataset.dataset))
-    else:
-        info = getattr(dataset, 'get_data_info', lambda index: {})
-        for index in range(len(dataset)):
-            yield index, info(index).get('img_path') or (id(dataset), index)
-
-
-class SeededSamples(Dataset):
-    """A data set's samples, asked for by ``(number, index)`` and augmented under a seed made of seed and number."""
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        seed_everything_by(self.seed, place[0])
-        return self.dataset[place[1]]
 
 
 class ModelForward:

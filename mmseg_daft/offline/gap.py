@@ -24,7 +24,8 @@ from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
 from mmseg_daft.engine.convert_model import ConversionRecord
-from mmseg_daft.engine.training_data import ModelForward, TargetLoader, images_once
+from mmseg_daft.engine.samples import images_once
+from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
 
 PIXELS = 200  # of each image

@@ -11,7 +11,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS, TRANSFORMS
 from torch.utils.data import DataLoader
 
-from mmseg_daft.engine.training_data import TargetLoader, images_once
+from mmseg_daft.engine.samples import images_once
+from mmseg_daft.engine.training_data import TargetLoader
 
 
 @DATASETS.register_module()
