@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
+from mmseg_daft.core.arguments import check_modules
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
 from mmseg_daft.engine.configs import hook_of, hooks_of, kinds_in, read_config, type_name, types_in
@@ -167,7 +168,10 @@ def _class_of(registry: Registry, cfg: dict) -> type:
 
 def check_hooks(cfg: Config) -> Iterator[Finding]:
     """Find every hook in the registry, and build those of this package, which the config has to import."""
-    failures = []
+    failures, names = [], [*map(type_name, hooks_of(cfg))]
+    for name in ('BNConversionHook', 'FeatureDistortionHook'):
+        if names.count(name) > 1:
+            failures.append(fail(f'There are {names.count(name)} {name}s.', 'Keep one, and list all modules in it.'))
     for hook in hooks_of(cfg):
         name = hook.get('type')
         kind = HOOKS.get(name) if isinstance(name, str) else name
@@ -175,7 +179,7 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
             failures.append(fail(f'Hook {name} is not registered.', 'Check its spelling, and custom_imports.'))
         elif kind.__module__.startswith('mmseg_daft.'):
             try:
-                HOOKS.build(dict(hook))
+                HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
             except Exception as error:
                 failures.append(fail(f'Hook {type_name(hook)} refuses its arguments. {describe(error)}'))
     own = {name for registry in (ALL_HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DATASETS, MODELS, TRANSFORMS)
@@ -185,12 +189,14 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
     if used and not by_class and 'mmseg_daft' not in _custom_imports(cfg):
         yield warn(f"The config does not import mmseg_daft: mmseg's own train.py finds no {min(used)}.",
                    "Add custom_imports = dict(imports=['mmseg_daft']).")
-    names = ', '.join(name for name in map(type_name, hooks_of(cfg)) if name in own)
-    yield from failures or [ok(names or 'none of this package')]
+    yield from failures or [ok(', '.join(name for name in names if name in own) or 'none of this package')]
 
 
 def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Finding]:
     """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown)."""
+    for name in ('BNTestModeHook', 'FeatureDistortionHook'):
+        modules = (hook_of(cfg, name) or {}).get('modules', ())
+        check_modules(model, (modules,) if isinstance(modules, str) else modules)
     hook = hook_of(cfg, 'BNConversionHook')
     if hook is None:
         return

@@ -2,7 +2,6 @@
 
 import difflib
 import gc
-import math
 from typing import Any
 
 from mmengine.logging import print_log
@@ -12,8 +11,13 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from mmengine.runner import Runner
 from torch import nn
 
+from mmseg_daft.core.arguments import NAMES, NOT_NEGATIVE, check_arguments, optional
 from mmseg_daft.core.parameter_groups import parameter_groups
 from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
+
+PARAMWISE = dict(backbone_lr=NOT_NEGATIVE, head_lr=NOT_NEGATIVE, backbone_modules=NAMES, head_modules=NAMES,
+                 norm_decay_mult=optional(NOT_NEGATIVE), bias_decay_mult=optional(NOT_NEGATIVE))
+"""What ``paramwise_cfg`` may hold."""
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -50,17 +54,21 @@ class DAFTOptimWrapperConstructor:
                              'config of Python classes, optim_wrapper.update(...) keeps the inherited one.')
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         options = dict(paramwise_cfg or {})
-        self.rates = {part: _pop_rate(options, f'{part}_lr') for part in ('backbone', 'head')}
-        self.parts = {'backbone': options.pop('backbone_modules', 'backbone'),
-                      'head': options.pop('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
-        self.decay_rules = {rule: options.pop(rule, None) for rule in ('norm_decay_mult', 'bias_decay_mult')}
-        if options:
-            known = ['backbone_lr', 'head_lr', 'backbone_modules', 'head_modules', *self.decay_rules]
-            near = difflib.get_close_matches(next(iter(options)), known, n=1)
-            raise ValueError(
-                f'paramwise_cfg of DAFTOptimWrapperConstructor does not take {sorted(options)}'
-                + (f'; did you mean {near[0]!r}?' if near else f'; it takes {known}. What a base config has set goes '
-                   'by paramwise_cfg=dict(_delete_=True, ...).'))
+        for name in ('backbone_lr', 'head_lr'):
+            if name not in options:
+                raise ValueError(f'paramwise_cfg lacks {name}. DAFTOptimWrapperConstructor takes both rates, for '
+                                 'instance paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1); give both the same '
+                                 'number to fine-tune at one rate.')
+        try:
+            check_arguments('paramwise_cfg of DAFTOptimWrapperConstructor', options, PARAMWISE)
+        except ValueError as error:
+            inherited = '' if options.keys() <= PARAMWISE.keys() else (
+                ' What a base config has set goes by paramwise_cfg=dict(_delete_=True, ...).')
+            raise ValueError(f'{error}{inherited}') from None
+        self.rates = {part: float(options[f'{part}_lr']) for part in ('backbone', 'head')}
+        self.parts = {'backbone': options.get('backbone_modules', 'backbone'),
+                      'head': options.get('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
+        self.decay_rules = {rule: options.get(rule) for rule in ('norm_decay_mult', 'bias_decay_mult')}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""
@@ -108,18 +116,6 @@ class _NamedRates:
                 refuse_overwritten_rates(
                     groups, schedulers, self.rates, bool((runner.auto_scale_lr or {}).get('enable')))
         super().initialize_count_status(*args, **kwargs)
-
-
-def _pop_rate(options: dict, name: str) -> float:
-    if name not in options:
-        raise ValueError(
-            f'paramwise_cfg lacks {name}. DAFTOptimWrapperConstructor takes both rates, for instance '
-            'paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1); give both the same number to fine-tune '
-            'at one rate.')
-    rate = options.pop(name)
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
-        raise ValueError(f'paramwise_cfg has {name}={rate!r}: a learning rate is a number, 0 or larger.')
-    return float(rate)
 
 
 def _wrapper_type(cfg: dict) -> type[OptimWrapper]:

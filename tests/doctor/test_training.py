@@ -27,7 +27,27 @@ def repeated(case):
     case.cfg.custom_hooks[0].num_batches = 500
 
 
+def two_conversions(case):
+    case.cfg.custom_hooks += [dict(type='BNConversionHook', modules='decode_head')]
+
+
+def quoted_flag(case):
+    case.cfg.custom_hooks[0]['mean'] = 'False'
+
+
+def misspelt_argument(case):
+    case.cfg.custom_hooks[0]['num_batch'] = 3
+
+
+def nothing_compared(case):
+    case.cfg.custom_hooks += [dict(type='FeatureDistortionHook', modules=('bakbone',))]
+
+
 @pytest.mark.parametrize('damage, check, found, fix', [
+    (two_conversions, 'hooks', 'There are 2 BNConversionHooks', 'Keep one'),
+    (quoted_flag, 'hooks', "has mean='False'", 'True or False, without quotation marks'),
+    (misspelt_argument, 'hooks', "does not take 'num_batch'", "did you mean 'num_batches'?"),
+    (nothing_compared, 'conversion', "no submodule 'bakbone'", "'backbone"),
     (repeated, 'conversion', 'the 13 training images are 4 mini-batches', 'Leave num_batches out'),
     (one_cycle, 'schedule', 'OneCycleLR) replaces the rates of paramwise_cfg', 'LinearLR before for a warm-up'),
     (counts_epochs, 'schedule', 'PolyLR counts epochs', 'Set by_epoch=False'),
@@ -38,6 +58,11 @@ def test_what_the_training_refuses_is_found_with_its_fix(case, examine, damage, 
     exam = examine(case.write())
     text = exam.text(check, FAIL)
     assert exam.problems and found in text and fix in text, exam.findings
+
+
+def test_a_priority_of_ones_own_passes(case, examine):
+    case.cfg.custom_hooks[0].priority = 49
+    assert 'BNConversionHook' in examine(case.write()).text('hooks', OK)
 
 
 def test_schedules_and_loops_that_train_pass(case, examine):

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmseg_daft.core.arguments import Rule, several, takes
 from mmseg_daft.files import write_atomically
 
 STOPPED = 75
@@ -21,8 +22,13 @@ STOPPED = 75
 CHECKPOINT = 'on_signal.pth'
 """The checkpoint's name; there is at most one, and it goes when the run has ended."""
 
+SIGNALS = several(
+    Rule(lambda name: isinstance(name, str) and name in signal.Signals.__members__, ''),
+    "the name of a signal or a list of such, as ('SIGUSR1', 'SIGUSR2')")
+
 
 @HOOKS.register_module()
+@takes(signals=SIGNALS)
 class CheckpointOnSignalHook(Hook):
     """Save a checkpoint after the iteration in which a signal came, then end with exit status 75.
 
@@ -46,6 +52,7 @@ class CheckpointOnSignalHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGUSR1', 'SIGUSR2')) -> None:
         self.received: str | None = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            signals = (signals,) if isinstance(signals, str) else signals
             for name in signals:
                 signal.signal(signal.Signals[name], self._note)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.Signals[name] for name in signals})

@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
+from mmseg_daft.core.arguments import takes
 from mmseg_daft.core.random_state import seed_everything_by
 from mmseg_daft.engine.checkpoints import BACKEND
 from mmseg_daft.engine.repeatability import refuse_unrepeatable
@@ -24,6 +25,7 @@ _ITERATION = 1  # apart from samples' seeds, which have two numbers
 
 
 @HOOKS.register_module()
+@takes()
 class ExactResumeHook(Hook):
     """Make ``--resume`` exact to the bit, safe against ``kill -9``, and as cheap after 100,000 iterations as after one.
 
