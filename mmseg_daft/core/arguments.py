@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -97,3 +97,16 @@ def check_modules(model: nn.Module, modules: Sequence[str]) -> None:
             near = difflib.get_close_matches(scope, filter(None, names), n=3) or siblings
             raise ValueError(f'modules={modules!r}: the model has no submodule {scope!r}. '
                              f'Did you mean one of {sorted(filter(None, near))}?')
+
+
+def part_to_convert(trained: Collection[str], untrained: Collection[str]) -> str:
+    """Say which submodules hold the layers that are pre-trained, where others are not; empty if none is."""
+    parts: dict[str, None] = {}
+    for name in trained:
+        words = name.split('.')
+        scopes = ('.'.join(words[:i + 1]) for i in range(len(words)))
+        parts[next(s for s in scopes if not any(f'{other}.'.startswith(f'{s}.') for other in untrained))] = None
+    if not parts:
+        return ''
+    return (f'If only this part is meant to be pre-trained, convert it alone: modules={tuple(parts)!r}; in a config, '
+            "give paramwise_cfg the same backbone_modules, and head_modules='' for all the rest.")

@@ -1,6 +1,13 @@
 """Doctor says before the start what the training itself would refuse: rates, schedules, loops, hooks."""
 
+import copy
+import re
+
 import pytest
+import torch
+from support.pretrained_files import trained_state
+from support.shipped_configs import paste
+from support.small_runs import train
 
 from mmseg_daft.doctor.finding import Verdict
 
@@ -58,6 +65,45 @@ def test_what_the_training_refuses_is_found_with_its_fix(case, examine, damage, 
     exam = examine(case.write())
     text = exam.text(check, FAIL)
     assert exam.problems and found in text and fix in text, exam.findings
+
+
+def partly_pretrained(folder, cityscapes_root, **options):
+    """A BiSeNetV1 as mmseg ships it, a ResNet from a file inside a new network, with the README's lines."""
+    cfg = paste('bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py', folder, cityscapes_root)
+    cfg.model.backbone.init_cfg = None
+    inner = cfg.model.backbone.backbone_cfg
+    inner.init_cfg = dict(type='Pretrained', checkpoint=str(folder / 'inner.pth'))
+    torch.save({'state_dict': trained_state(dict(inner, init_cfg=None))}, folder / 'inner.pth')
+    cfg.merge_from_dict(options)
+    cfg.val_dataloader = cfg.test_dataloader = copy.deepcopy(cfg.train_dataloader)
+    cfg.pop('experiment_name')
+    cfg.dump(folder / 'config.py')
+    cfg.experiment_name = folder.name
+    cfg.update(val_dataloader=None, test_dataloader=None, test_cfg=None, test_evaluator=None)
+    return cfg, folder / 'config.py'
+
+
+def test_a_part_that_is_pretrained_is_named_alike_by_doctor_and_training(tmp_path, cityscapes_root, examine):
+    fix = "modules=('backbone.context_path.backbone',); in a config, give paramwise_cfg the same backbone_modules, and"
+    cfg, path = partly_pretrained(tmp_path, cityscapes_root)
+    with pytest.raises(ValueError, match=re.escape(fix)) as error:
+        train(cfg)
+    assert '13 of 33 batch-norm layers have the statistics of an untrained layer' in str(error.value)
+    text = examine(path).text('conversion', FAIL)
+    assert '13 of 33 batch-norm layers are pre-trained by no file' in text and fix in text
+
+
+@pytest.mark.slow
+def test_the_part_and_the_rates_that_are_named_train(tmp_path, cityscapes_root, examine):
+    part = ('backbone.context_path.backbone',)
+    cfg, path = partly_pretrained(tmp_path, cityscapes_root, **{
+        'custom_hooks.0.modules': part, 'optim_wrapper.paramwise_cfg.backbone_modules': part,
+        'optim_wrapper.paramwise_cfg.head_modules': ''})
+    exam = examine(path)
+    assert not exam.text('conversion', FAIL) and '20 of 20' in exam.text('conversion', OK)
+    runner = train(cfg)
+    groups = {group['name']: len(group['params']) for group in runner.optim_wrapper.optimizer.param_groups}
+    assert groups['backbone'] == 60 and sum(groups.values()) == len(list(runner.model.parameters()))
 
 
 def test_a_priority_of_ones_own_passes(case, examine):
