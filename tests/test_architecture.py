@@ -21,8 +21,9 @@ MAY_IMPORT = {
     'doctor': {'core', 'engine', 'models', 'doctor'},
 }
 FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}
-BESIDE = {'core/ranks.py', 'core/stop_rule.py', 'core/variant.py', 'engine/statistics_file.py', 'engine/checkpoints.py'}
-"""What a first reader of the hook may leave closed: ranks, early stop, ablations, files."""
+BESIDE = {'core/ranks.py', 'core/stop_rule.py', 'core/variant.py', 'engine/statistics_file.py', 'engine/checkpoints.py',
+          'engine/samples.py', 'core/arguments.py'}
+"""What a first reader of the hook may leave closed: ranks, early stop, ablations, files, wrappers, arguments."""
 
 
 def imports(path):

@@ -58,7 +58,7 @@ def measure(
         ValueError: Models or data do not fit, before anything is measured; or features hold NaN.
     """
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    init_default_scope(cfg.get('default_scope') or 'mmseg')
     rank, world_size = get_dist_info()
     with quiet():
         start = load_start(cfg, pretrained, device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmseg_daft.core.arguments import part_to_convert
 from mmseg_daft.core.batch_norm import BatchNorm, eval_mode, find_batch_norms, why_not_convertible
 from mmseg_daft.core.conversion import LayerTensors, convert, tensors_of, write
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
@@ -147,11 +148,12 @@ def _convertible_layers(
     untrained = [name for name, layer in layers.items()
                  if (layer.running_mean == 0).all() and (layer.running_var == 1).all()]
     if untrained and not allow_untrained:
+        part = part_to_convert([name for name in layers if name not in untrained], untrained)
         raise ValueError(
             f'{len(untrained)} of {len(layers)} batch-norm layers have the statistics of an untrained layer (mean 0, '
             f'variance 1), for instance {untrained[0]!r}: pre-trained weights are missing or did not match. Check '
             'where the weights come from (in a config init_cfg or load_from), and the log for "unexpected key" and '
-            '"missing keys". allow_untrained=True converts them anyway.')
+            f'"missing keys". allow_untrained=True converts them anyway.{part and " "}{part}')
     others = {id(tensor): name for name, layer in find_batch_norms(model, '').items() if name not in layers
               for tensor in tensors_of(layer) if tensor is not None}
     for name, layer in layers.items():

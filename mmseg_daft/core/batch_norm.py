@@ -1,11 +1,12 @@
 """Find the batch-norm layers to convert, and run a model in eval mode."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmseg_daft.core.arguments import check_modules
 
 BatchNorm = _BatchNorm
 """BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm."""
@@ -25,14 +26,10 @@ def find_batch_norms(model: nn.Module, modules: str | Sequence[str]) -> dict[str
         ValueError: A name is not a submodule of the model, or no layer was found.
     """
     modules = (modules,) if isinstance(modules, str) else tuple(modules)
+    check_modules(model, modules)
     names = dict(model.named_modules())
     layers: dict[str, BatchNorm] = {}
     for scope in modules:
-        if scope not in names:
-            siblings = [name for name in names if name.count('.') == scope.count('.')]
-            near = difflib.get_close_matches(scope, filter(None, names), n=3) or siblings
-            raise ValueError(f'modules={modules!r}: the model has no submodule {scope!r}. '
-                             f'Did you mean one of {sorted(filter(None, near))}?')
         layers.update((name, module) for name, module in names.items()
                       if isinstance(module, BatchNorm) and (not scope or f'{name}.'.startswith(f'{scope}.')))
     if not layers:

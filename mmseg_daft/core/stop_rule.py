@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mmseg_daft.core.arguments import POSITIVE, check_arguments, whole
 from mmseg_daft.core.statistics import BatchMeans
 
 
@@ -28,11 +29,7 @@ class StopRule:
     min_batches: int = 16
 
     def __post_init__(self) -> None:
-        if not self.error > 0:
-            raise ValueError(f'stop_error={self.error!r}: the relative standard error at which the pass may end is '
-                             'larger than 0, for instance 0.01. Leave it out for the whole pass.')
-        if self.min_batches < 2:
-            raise ValueError(f'min_batches={self.min_batches!r}: a standard error needs 2 mini-batches at least.')
+        check_arguments('StopRule', vars(self), dict(error=POSITIVE, min_batches=whole(2)))
 
     def __call__(self, means: BatchMeans) -> bool:
         """Return whether every layer is known well enough."""

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmseg_daft.core.arguments import FLAG, check_arguments, number
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.statistics import LayerStatistics
+
+VARIANT = dict(mean=FLAG, var=FLAG, compensate=FLAG, blend=number(
+    lambda share: 0 < share <= 1, "the target's share, larger than 0 and at most 1, which is the paper's conversion"))
+"""What the arguments of a variant may be."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class ConversionVariant:
             are stale.
 
     Raises:
-        ValueError: Nothing would be replaced, or ``blend`` is not in (0, 1].
+        ValueError: Nothing would be replaced, ``blend`` is not in (0, 1], or another argument is no bool.
     """
 
     mean: bool = True
@@ -32,11 +37,9 @@ class ConversionVariant:
     compensate: bool = True
 
     def __post_init__(self) -> None:
+        check_arguments('ConversionVariant', vars(self), VARIANT)
         if not (self.mean or self.var):
             raise ValueError('mean=False with var=False replaces nothing: leave BNConversionHook out instead.')
-        if not 0 < self.blend <= 1:
-            raise ValueError(f'blend={self.blend!r}: the share of the target statistics lies in (0, 1]; 1 is the '
-                             "paper's conversion. Leave BNConversionHook out for 0.")
 
     @torch.no_grad()
     def statistics(self, layer: BatchNorm, target: LayerStatistics) -> LayerStatistics:

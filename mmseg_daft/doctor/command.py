@@ -64,6 +64,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     if not exam.failed('imports'):
         from mmseg_daft.doctor import data, training, weights
         from mmseg_daft.engine.configs import types_in
+        from mmseg_daft.engine.samples import images_once
 
         cfg = exam.check('config', training.build_config, args.config, args.cfg_options)
     if cfg is None:
@@ -80,7 +81,7 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     optimizer = exam.check('rates', training.check_rates, cfg, model)
     exam.check('schedule', training.check_schedule, cfg, optimizer)
     exam.check('hooks', training.check_hooks, cfg)
-    exam.check('conversion', training.check_conversion, cfg, model, 0 if train is None else len(train))
+    exam.check('conversion', training.check_conversion, cfg, model, 0 if train is None else len(images_once(train)))
     usable = False if train is None or exam.failed('train data', 'classes') else train
     forward = exam.check('training step', training.check_step, cfg, model, usable, args.full)
     exam.check('GPU memory', training.check_memory, cfg, model, optimizer, forward)

@@ -3,7 +3,9 @@
 import copy
 import importlib.util
 import inspect
+import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import ceil, isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.fileio import list_from_file
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS, Registry
 from mmengine.registry import HOOKS as ALL_HOOKS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
@@ -24,12 +26,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
+from mmseg_daft.core.arguments import check_modules, part_to_convert
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.engine.configs import hook_of, hooks_of, misspelt_keys, read_config, type_name, types_in
+from mmseg_daft.doctor.weights import locate
+from mmseg_daft.engine.configs import hook_of, hooks_of, kinds_in, misspelt_keys, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
-from mmseg_daft.engine.optim_wrapper_constructor import refuse_floor_above_rate
+from mmseg_daft.engine.pretrained_weights import pretrained_starts
+from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 from mmseg_daft.engine.training_data import leaf_datasets
 
 ENDS_AT_FLOOR = ('PolyLR', 'CosineAnnealingLR')  # at eta_min, 0 by default
@@ -125,14 +130,21 @@ def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optim
 
 
 def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
-    """Compare the floors of the schedules with the rates, and their ends with the training's."""
+    """Build the schedules; compare their units with the loop's, their rates and floors with what was asked for.
+
+    Their ends are compared with the training's.
+    """
     cfgs = cfg.get('param_scheduler') or []
     cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-    # The floor does not depend on the length of an epoch, which the conversion to iterations would ask for.
-    schedulers = [PARAM_SCHEDULERS.build({key: value for key, value in c.items() if key != 'convert_to_iter_based'},
-                                         default_args=dict(optimizer=optimizer)) for c in cfgs]
+    rates = {group.get('part', 'optimizer'): group['lr'] for group in optimizer.param_groups}
+    defaults = dict(optimizer=optimizer, epoch_length=1)  # which nothing here depends on
+    schedulers = [PARAM_SCHEDULERS.build(dict(c), default_args=defaults) for c in cfgs]
     groups = [{'part': 'optimizer', 'name': str(i), **group} for i, group in enumerate(optimizer.param_groups)]
+    loop, sampler = _class_of(LOOPS, _loop_of(cfg)), cfg.train_dataloader.get('sampler') or {}
+    refuse_standstill(loop, _class_of(DATA_SAMPLERS, sampler), schedulers)
     refuse_floor_above_rate(groups, schedulers)
+    if 'part' in optimizer.param_groups[0]:  # else one rate for all is meant
+        refuse_overwritten_rates(groups, schedulers, rates)
     problems = []
     for by_epoch, key in ((False, 'max_iters'), (True, 'max_epochs')):
         length = cfg.train_cfg.get(key)
@@ -152,9 +164,22 @@ def check_schedule(cfg: Config, optimizer: Optimizer) -> Iterator[Finding]:
     yield from problems or [ok(f'{names}: ends with the training, its floor below the rates' if names else 'none')]
 
 
+def _loop_of(cfg: Config) -> dict:
+    by_epoch = cfg.train_cfg.get('by_epoch', 'max_epochs' in cfg.train_cfg)
+    return {'type': 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop', **cfg.train_cfg}
+
+
+def _class_of(registry: Registry, cfg: dict) -> type:
+    kind = cfg.get('type')
+    return (registry.get(kind) if isinstance(kind, str) else kind) or object
+
+
 def check_hooks(cfg: Config) -> Iterator[Finding]:
     """Find every hook in the registry, and build those of this package, which the config has to import."""
-    failures = []
+    failures, names = [], [*map(type_name, hooks_of(cfg))]
+    for name in ('BNConversionHook', 'FeatureDistortionHook'):
+        if names.count(name) > 1:
+            failures.append(fail(f'There are {names.count(name)} {name}s.', 'Keep one, and list all modules in it.'))
     for hook in hooks_of(cfg):
         name = hook.get('type')
         kind = HOOKS.get(name) if isinstance(name, str) else name
@@ -162,21 +187,24 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
             failures.append(fail(f'Hook {name} is not registered.', 'Check its spelling, and custom_imports.'))
         elif kind.__module__.startswith('mmseg_daft.'):
             try:
-                HOOKS.build(dict(hook))
+                HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
             except Exception as error:
                 failures.append(fail(f'Hook {type_name(hook)} refuses its arguments. {describe(error)}'))
     own = {name for registry in (ALL_HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, DATASETS, MODELS, TRANSFORMS)
            for name, kind in registry.module_dict.items() if kind.__module__.startswith('mmseg_daft.')}
-    used = own & {*types_in(cfg.to_dict()), cfg.optim_wrapper.get('constructor')}
-    if used and 'mmseg_daft' not in _custom_imports(cfg):
+    used = own.intersection(types_in(cfg.to_dict()))
+    by_class = any(getattr(kind, '__module__', kind).startswith('mmseg_daft.') for kind in kinds_in(cfg.to_dict()))
+    if used and not by_class and 'mmseg_daft' not in _custom_imports(cfg):
         yield warn(f"The config does not import mmseg_daft: mmseg's own train.py finds no {min(used)}.",
                    "Add custom_imports = dict(imports=['mmseg_daft']).")
-    names = ', '.join(name for name in map(type_name, hooks_of(cfg)) if name in own)
-    yield from failures or [ok(names or 'none of this package')]
+    yield from failures or [ok(', '.join(name for name in names if name in own) or 'none of this package')]
 
 
 def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Finding]:
     """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown)."""
+    for name in ('BNTestModeHook', 'FeatureDistortionHook'):
+        modules = (hook_of(cfg, name) or {}).get('modules', ())
+        check_modules(model, (modules,) if isinstance(modules, str) else modules)
     hook = hook_of(cfg, 'BNConversionHook')
     if hook is None:
         return
@@ -197,6 +225,26 @@ def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Fin
                       'Name modules that hold others, or fine-tune without the conversion.')
     else:
         yield ok(found)
+    trained = _pretrained_layers(cfg, model, layers)
+    untrained = [name for name in layers if name not in trained]
+    if trained and untrained and not hook.get('allow_untrained'):
+        yield fail(f'{len(untrained)} of {len(layers)} batch-norm layers are pre-trained by no file, for instance '
+                   f'{untrained[0]}.', part_to_convert([name for name in layers if name in trained], untrained))
+
+
+def _pretrained_layers(cfg: Config, model: nn.Module, layers: Iterable[str]) -> set[str]:
+    """Return the layers whose statistics come from a file; all where that is unknown before the start."""
+    starts = list(pretrained_starts(model))
+    if cfg.get('load_from') or not starts or any(start.own_loading for start in starts):
+        return {*layers}
+    filled: set[str] = set()
+    for start in starts:
+        names = start.module.state_dict()
+        if os.path.isfile(locate(start.checkpoint)[1]):
+            with suppress(ValueError, OSError):  # which the check of the weights names
+                names = start.match().matched
+        filled.update(f'{start.name}.{name}'.lstrip('.') for name in names)
+    return {name for name in layers if f'{name}.running_mean' in filled}
 
 
 def check_step(

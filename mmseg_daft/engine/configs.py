@@ -94,7 +94,7 @@ def misspelt_keys(cfg: Config) -> dict[str, str]:
 def type_name(cfg: dict) -> str:
     """Return the name in a config's ``type``, which may be a class or have a scope before it (``mmseg.ResNet``)."""
     kind = cfg.get('type') or ''
-    return (kind if isinstance(kind, str) else kind.__name__).rsplit('.', 1)[-1]
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))).rsplit('.', 1)[-1]
 
 
 def hooks_of(cfg: Config) -> list[dict]:
@@ -109,15 +109,19 @@ def hook_of(cfg: Config, name: str) -> dict | None:
 
 
 def types_in(cfg: Any) -> Iterator[str]:
-    """Yield the names of all types in a nested config."""
+    """Yield the names of all types in a nested config, and of its constructors."""
+    return (type_name({'type': kind}) for kind in kinds_in(cfg))
+
+
+def kinds_in(cfg: Any) -> Iterator[str | type]:
+    """Yield every ``type`` and ``constructor`` in a nested config as it stands there."""
     if isinstance(cfg, dict):
-        if 'type' in cfg:
-            yield type_name(cfg)
+        yield from (cfg[key] for key in ('type', 'constructor') if isinstance(cfg.get(key), (str, type)))
         for value in cfg.values():
-            yield from types_in(value)
+            yield from kinds_in(value)
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
-            yield from types_in(value)
+            yield from kinds_in(value)
 
 
 def ignored_labels(cfg: Config) -> set[int]:

@@ -140,7 +140,7 @@ def convert_model(
         if settings.statistics:
             decided = dict(seed=seed, num_batches=settings.num_batches, stop=settings.stop,
                            by_batch=not settings.variant.compensate)
-            identity = pass_identity(forward, layers, decided, cfg, len(dataloader.dataset), precision)
+            identity = pass_identity(forward, layers, decided, cfg, loader.num_images, precision)
             file = statistics_path(settings.statistics, identity)
             stored = read_statistics(file, identity, ranks)
         if stored:

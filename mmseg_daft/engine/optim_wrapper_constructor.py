@@ -2,17 +2,22 @@
 
 import difflib
 import gc
-import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper, _ParamScheduler
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from mmengine.runner import Runner
 from torch import nn
 
+from mmseg_daft.core.arguments import NAMES, NOT_NEGATIVE, check_arguments, optional
 from mmseg_daft.core.parameter_groups import parameter_groups
+from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
+
+PARAMWISE = dict(backbone_lr=NOT_NEGATIVE, head_lr=NOT_NEGATIVE, backbone_modules=NAMES, head_modules=NAMES,
+                 norm_decay_mult=optional(NOT_NEGATIVE), bias_decay_mult=optional(NOT_NEGATIVE))
+"""What ``paramwise_cfg`` may hold."""
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -39,26 +44,31 @@ class DAFTOptimWrapperConstructor:
 
     Raises:
         ValueError: A rate is missing, negative or not a number, or a key is unknown. When called: as
-            ``parameter_groups``. Before the first iteration: a schedule's ``eta_min`` lies above a rate.
+            ``parameter_groups``. Before the first iteration: a schedule replaces, lifts or never moves the rates.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         if 'optimizer' not in self.wrapper_cfg:
-            raise ValueError("optim_wrapper needs an optimizer, such as optimizer=dict(type='SGD', momentum=0.9).")
+            raise ValueError("optim_wrapper needs an optimizer, such as optimizer=dict(type='SGD', momentum=0.9). In a "
+                             'config of Python classes, optim_wrapper.update(...) keeps the inherited one.')
         self.optimizer_cfg = dict(self.wrapper_cfg.pop('optimizer'))
         options = dict(paramwise_cfg or {})
-        self.rates = {part: _pop_rate(options, f'{part}_lr') for part in ('backbone', 'head')}
-        self.parts = {'backbone': options.pop('backbone_modules', 'backbone'),
-                      'head': options.pop('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
-        self.decay_rules = {rule: options.pop(rule, None) for rule in ('norm_decay_mult', 'bias_decay_mult')}
-        if options:
-            known = ['backbone_lr', 'head_lr', 'backbone_modules', 'head_modules', *self.decay_rules]
-            near = difflib.get_close_matches(next(iter(options)), known, n=1)
-            raise ValueError(
-                f'paramwise_cfg of DAFTOptimWrapperConstructor does not take {sorted(options)}'
-                + (f'; did you mean {near[0]!r}?' if near else f'; it takes {known}. What a base config has set goes '
-                   'by paramwise_cfg=dict(_delete_=True, ...).'))
+        for name in ('backbone_lr', 'head_lr'):
+            if name not in options:
+                raise ValueError(f'paramwise_cfg lacks {name}. DAFTOptimWrapperConstructor takes both rates, for '
+                                 'instance paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1); give both the same '
+                                 'number to fine-tune at one rate.')
+        try:
+            check_arguments('paramwise_cfg of DAFTOptimWrapperConstructor', options, PARAMWISE)
+        except ValueError as error:
+            inherited = '' if options.keys() <= PARAMWISE.keys() else (
+                ' What a base config has set goes by paramwise_cfg=dict(_delete_=True, ...).')
+            raise ValueError(f'{error}{inherited}') from None
+        self.rates = {part: float(options[f'{part}_lr']) for part in ('backbone', 'head')}
+        self.parts = {'backbone': options.get('backbone_modules', 'backbone'),
+                      'head': options.get('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
+        self.decay_rules = {rule: options.get(rule) for rule in ('norm_decay_mult', 'bias_decay_mult')}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""
@@ -75,16 +85,18 @@ class DAFTOptimWrapperConstructor:
             f'{len(g["params"])} tensors)' for g in groups), logger='current')
         # MMEngine schedules a base rate beside the groups'; it belongs to no parameter here.
         optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=groups, lr=self.rates['head']))
-        wrapper_cfg = dict(self.wrapper_cfg)
-        wrapper_type = wrapper_cfg.pop('type', 'OptimWrapper')
-        if isinstance(wrapper_type, str):
-            wrapper_type = _find_wrapper(wrapper_type)
-        named = type(wrapper_type.__name__, (_NamedRates, wrapper_type), {})
-        return named(optimizer=optimizer, **wrapper_cfg)
+        kind = _wrapper_type(self.wrapper_cfg)
+        named = type(kind.__name__, (_NamedRates, kind), {})
+        wrapper = OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, type=named, optimizer=optimizer))
+        wrapper.rates = self.rates
+        return wrapper
 
 
 class _NamedRates:
     """What an optimizer wrapper with named groups does besides."""
+
+    rates: dict[str, float]
+    """What each part was given."""
 
     def get_lr(self) -> dict[str, list[float]]:
         """Return the current rates by name; MMEngine logs each, and only the first of a list."""
@@ -95,56 +107,34 @@ class _NamedRates:
 
     def initialize_count_status(self, *args: Any, **kwargs: Any) -> None:
         """Check the rates against their schedules: the runner calls this last before training."""
-        refuse_floor_above_rate(self.optimizer.param_groups, _schedulers_of(self))
+        if runner := _runner_of(self):
+            schedulers, groups = runner.param_schedulers or [], self.optimizer.param_groups
+            loop = runner.train_loop
+            refuse_standstill(type(loop), type(loop.dataloader.batch_sampler.sampler), schedulers)
+            refuse_floor_above_rate(groups, schedulers)
+            if runner.iter == 0:
+                refuse_overwritten_rates(
+                    groups, schedulers, self.rates, bool((runner.auto_scale_lr or {}).get('enable')))
         super().initialize_count_status(*args, **kwargs)
 
 
-def _pop_rate(options: dict, name: str) -> float:
-    if name not in options:
-        raise ValueError(
-            f'paramwise_cfg lacks {name}. DAFTOptimWrapperConstructor takes both rates, for instance '
-            'paramwise_cfg=dict(backbone_lr=0.01, head_lr=0.1); give both the same number to fine-tune '
-            'at one rate.')
-    rate = options.pop(name)
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
-        raise ValueError(f'paramwise_cfg has {name}={rate!r}: a learning rate is a number, 0 or larger.')
-    return float(rate)
-
-
-def _find_wrapper(name: str) -> type[OptimWrapper]:
-    with OPTIM_WRAPPERS.switch_scope_and_registry(None) as registry:
-        found = registry.get(name)
+def _wrapper_type(cfg: dict) -> type[OptimWrapper]:
+    kind = cfg.get('type', 'OptimWrapper')
+    if not isinstance(kind, str):
+        return kind
+    with OPTIM_WRAPPERS.switch_scope_and_registry(cfg.get('_scope_')) as registry:  # a base mmseg::... sets a scope
+        found = registry.get(kind)
     if found is None:
-        near = difflib.get_close_matches(name, list(OPTIM_WRAPPERS.module_dict), n=3)
-        raise ValueError(f'optim_wrapper has type={name!r}, which is not registered. Did you mean one of '
+        near = difflib.get_close_matches(kind, list(OPTIM_WRAPPERS.module_dict), n=3)
+        raise ValueError(f'optim_wrapper has type={kind!r}, which is not registered. Did you mean one of '
                          f'{near or sorted(OPTIM_WRAPPERS.module_dict)}?')
     return found
 
 
-def _schedulers_of(optim_wrapper: OptimWrapper) -> list[_ParamScheduler]:
-    """Return the schedulers that drive an optimizer wrapper, found among all live objects (some 50 ms, once per run).
+def _runner_of(optim_wrapper: OptimWrapper) -> Runner | None:
+    """Return the runner that trains with an optimizer wrapper, found among all live objects (some 50 ms, once a run).
 
-    They hold the wrapper, but only the runner holds them, and an optimizer wrapper never meets the runner.
+    It holds the wrapper, which never meets it; its loop and its schedules are known to it alone.
     """
     # By type(): isinstance() asks every object for __class__, and lazy modules answer with warnings.
-    return [o for o in gc.get_objects() if issubclass(type(o), _ParamScheduler) and o.optimizer is optim_wrapper]
-
-
-def refuse_floor_above_rate(groups: Iterable[Mapping[str, Any]], schedulers: Iterable[_ParamScheduler]) -> None:
-    """Check that no schedule lifts a group's learning rate to a floor above it.
-
-    ``eta_min`` of MMEngine's poly and cosine schedules is one absolute number for all parameter groups. With mmseg's
-    usual 1e-4, a group that starts at 1e-5 *climbs* to 1e-4 over the run (MMEngine issue 1612).
-
-    Raises:
-        ValueError: A floor lies above the rate of a group.
-    """
-    for scheduler in schedulers:
-        floor = getattr(scheduler, 'eta_min', None) if scheduler.param_name == 'lr' else None
-        for group in groups if floor else ():
-            rate = group.get('initial_lr', group['lr'])
-            if floor > rate:
-                raise ValueError(
-                    f'{type(scheduler).__name__} has eta_min={floor:g}, above {group["part"]}_lr={rate:g} (parameter '
-                    f'group {group["name"]!r}): eta_min is absolute and shared by all groups, so this rate would '
-                    f'climb to {floor:g} during training. Set eta_min=0 in param_scheduler.')
+    return next((o for o in gc.get_objects() if issubclass(type(o), Runner) and o.optim_wrapper is optim_wrapper), None)

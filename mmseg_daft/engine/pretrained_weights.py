@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.engine.checkpoints import read_checkpoint
+from mmseg_daft.engine.configs import type_name
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
     for name, module in model.named_modules():
         cfgs = module.init_cfg if isinstance(module, BaseModule) else None
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs or ():
-            if cfg.get('type') in ('Pretrained', PretrainedInit) and cfg.get('checkpoint'):
+            if type_name(cfg) in ('Pretrained', PretrainedInit.__name__) and cfg.get('checkpoint'):
                 yield PretrainedStart(name, module, cfg['checkpoint'], cfg.get('prefix'),
                                       type(module).init_weights is not BaseModule.init_weights)
 

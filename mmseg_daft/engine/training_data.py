@@ -10,10 +10,10 @@ import torch
 from mmengine.dist import all_gather_object
 from mmengine.model import BaseModel
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from mmseg_daft.core.random_state import seed_everything_by
 from mmseg_daft.core.ranks import Ranks
+from mmseg_daft.engine.samples import SeededSamples, images_once
 
 
 class TargetLoader:
@@ -31,6 +31,7 @@ class TargetLoader:
 
     Attributes:
         num_batches: Mini-batches over all ranks.
+        num_images: Images that the training data hold.
         seconds, waited: Wall time of the last iteration, and how much of it was spent waiting for data.
         rounds: Rounds that it went through: all, unless it was left early.
 
@@ -42,7 +43,8 @@ class TargetLoader:
         self, loader: DataLoader, seed: int, num_batches: int | None = None, rank: int = 0, world_size: int = 1,
     ) -> None:
         batch_size = loader.batch_size or loader.batch_sampler.batch_size
-        order = np.random.default_rng(seed).permutation(len(loader.dataset))
+        images = images_once(loader.dataset)
+        order = np.array(images, int)[np.random.default_rng(seed).permutation(len(images))]
         batches = [[(i, i) for i in order[start:start + batch_size].tolist()]
                    for start in range(0, len(order), batch_size)]
         if not batches:
@@ -55,7 +57,7 @@ class TargetLoader:
                 f'{len(batches)} mini-batches of {batch_size}. Use a number from 1 to {len(batches)}, or '
                 'num_batches=None for all.')
         self._sizes = list(map(len, batches[:num_batches]))
-        self.num_batches, self._world_size = len(self._sizes), world_size
+        self.num_batches, self.num_images, self._world_size = len(self._sizes), len(images), world_size
         # Without workers the pipeline runs in this process: a copy keeps what it remembers apart.
         dataset = loader.dataset if loader.num_workers else copy.deepcopy(loader.dataset)
         self._loader = DataLoader(
@@ -101,24 +103,12 @@ def target_loader(loader: DataLoader, seed: int, num_batches: int | None, ranks:
         return TargetLoader(loader, seed, num_batches)
     rank, world_size = torch.distributed.get_rank(), ranks.world_size
     made = ranks.together(lambda: TargetLoader(loader, seed, num_batches, rank, world_size))
-    images = all_gather_object(len(loader.dataset))
+    images = all_gather_object(made.num_images)
     if len(set(images)) > 1:
         raise ValueError(
             f'The ranks found {images} training images, so their shares would not fit together. Give every node the '
             'same files: see data_root and ann_file of train_dataloader.dataset.')
     return made
-
-
-class SeededSamples(Dataset):
-    """A data set's samples, asked for by ``(number, index)`` and augmented under a seed made of seed and number."""
-
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        seed_everything_by(self.seed, place[0])
-        return self.dataset[place[1]]
 
 
 class ModelForward:

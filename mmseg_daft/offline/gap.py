@@ -25,6 +25,7 @@ from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
 from mmseg_daft.engine.configs import ignored_labels
 from mmseg_daft.engine.convert_model import ConversionRecord
+from mmseg_daft.engine.samples import images_once
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
 
@@ -102,7 +103,7 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
     forward, model = ModelForward(start.model, ()), start.model
     ignored = torch.tensor(sorted(ignored_labels(start.cfg)), device=next(model.parameters()).device)
     with preserved_random_state():
-        in_all = -(-len(start.loader.dataset) // start.loader.batch_size)
+        in_all = -(-len(images_once(start.loader.dataset)) // start.loader.batch_size)
         loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
         batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
         for i, batch in enumerate(batches):

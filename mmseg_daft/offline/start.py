@@ -72,7 +72,9 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
     seed_everything(seed)
     given = {key: getattr(args, key) for key in ('modules', 'num_batches', 'statistics')
              if getattr(args, key) is not None}
-    hook = HOOKS.build(dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook'))
+    arguments = dict(hook_of(cfg, 'BNConversionHook') or {}, **given, type='BNConversionHook')
+    arguments.pop('priority', None)  # MMEngine's, of the order of hooks
+    hook = HOOKS.build(arguments)
     model, head_loaded = _model(cfg, checkpoint or cfg.get('load_from'))
     model.to(device).eval()
     loader = Runner.build_dataloader(dict(cfg.train_dataloader, persistent_workers=False), seed=seed)

@@ -64,7 +64,7 @@ def test_without_a_rule_or_with_one_that_is_never_met_it_is_the_whole_pass():
 
 
 @pytest.mark.parametrize('error, minimum, match', [(0, 16, 'larger than 0'), (float('nan'), 16, 'larger than 0'),
-                                                   (0.01, 1, '2 mini-batches')])
+                                                   (0.01, 1, '2 or larger')])
 def test_rules_that_make_no_sense(error, minimum, match):
     with pytest.raises(ValueError, match=match):
         StopRule(error, minimum)

@@ -290,7 +290,7 @@ def test_the_record_names_the_data_also_inside_wrappers(daft):
     runner = start(cfg)
     runner.call_hook('before_train')
     record = runner.message_hub.get_info(RECORD)
-    assert record['num_images'] == 14
+    assert record['num_images'] == 7
     assert record['dataset'].startswith('RepeatDataset[PascalVOCDataset(7 images, ')
 
 

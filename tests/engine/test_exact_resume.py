@@ -1,22 +1,27 @@
 """Runs that are killed at any moment and resumed: they end equal, to the bit, to one that nothing happened to."""
 
 import hashlib
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import support.training_events  # noqa: F401  registers CountSamples
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
+from mmseg.registry import TRANSFORMS
 from support import environment
 from support.data_layouts import write_camvid
 from support.pretrained_files import write_start
 from support.small_runs import small, train
 from support.training_process import TrainingProcess
+from torch import Generator
 
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.convert_model import RECORD
@@ -28,6 +33,31 @@ ROOT = Path(__file__).parents[2]
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 ITERS, BATCH = 18, 4
 HOOKS = [dict(type='BNConversionHook'), dict(type='ExactResumeHook')]
+
+
+@TRANSFORMS.register_module()
+class OwnGenerators(BaseTransform):
+    """Noise, now and then, from generators that the transform keeps in a nested object, as albumentations does."""
+
+    def __init__(self):
+        self.children = [SimpleNamespace(generator=np.random.default_rng(), python=random.Random(), torch=Generator())]
+        self.children[0].torch.seed()
+
+    def transform(self, results):
+        own = self.children[0]
+        if own.python.random() < 0.3:
+            noise = own.generator.normal(0, 20, results['img'].shape) + float(torch.rand(1, generator=own.torch))
+            results['img'] = results['img'] + noise.astype(results['img'].dtype)
+        return results
+
+
+@TRANSFORMS.register_module()
+class Unseeded(BaseTransform):
+    """Brightness from the operating system's generator."""
+
+    def transform(self, results):
+        results['img'] = results['img'] + np.uint8(random.SystemRandom().randrange(20))
+        return results
 
 
 @pytest.fixture(scope='module')
@@ -241,6 +271,9 @@ def test_a_stream_starts_anywhere(make):
     ({'default_hooks.checkpoint.max_keep_ckpts': 1}, 'max_keep_ckpts=1 removes the only checkpoint'),
     ({'optim_wrapper.accumulative_counts': 3}, 'interval=2 falls between the 3 mini-batches'),
     ({'train_dataloader.sampler.type': 'DefaultSampler'}, 'draws its samples by DefaultSampler'),
+    ({'optim_wrapper.accumulative_counts': 2, 'train_cfg.val_interval': 3}, 'train_cfg.val_interval=3 falls'),
+    ({'optim_wrapper.accumulative_counts': 2, 'train_cfg.dynamic_intervals': [(4, 5)]}, 'val_interval=5 falls'),
+    ({'optim_wrapper.accumulative_counts': 2, 'default_hooks.checkpoint.save_begin': 3}, 'save_begin=3 falls'),
 ])
 def test_what_cannot_be_resumed_exactly_is_refused_at_the_start(make, options, match):
     with pytest.raises(ValueError, match=match):
@@ -259,6 +292,46 @@ def test_another_run_is_not_gone_on_with(make):
     cfg.resume = True
     with pytest.raises(RuntimeError, match='2 iterations without ExactResumeHook'):
         train(cfg)
+
+
+def test_a_transform_that_no_seed_reaches_is_refused_by_name(make):
+    cfg = make()
+    cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='Unseeded'))
+    with pytest.raises(ValueError, match='Unseeded draws random numbers that no seed reaches.*another transform'):
+        train(cfg)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_transforms_with_generators_of_their_own_are_seeded(make, workers):
+    def config(name, iters, **options):
+        cfg = make(name, iters, **options)
+        cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='OwnGenerators'))
+        cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
+        return cfg
+
+    options = {'train_cfg.val_interval': 6, 'default_hooks.checkpoint.interval': 3}
+    one, two = (weights(train(config(name, 6, **options))) for name in ('one', 'two'))
+    assert equal(one, two) and equal(one, weights(in_parts(config, 'parts')))
+
+
+@pytest.mark.parametrize('options', [
+    {'train_cfg.val_interval': 4},  # a better model is saved after a validation, with the whole state
+    {'train_cfg.val_interval': 3, 'default_hooks.checkpoint.save_best': None}])
+def test_accumulated_gradients_are_not_lost(make, tmp_path, options):
+    """A kill after every optimizer step: what is resumed from is never in the midst of an accumulation."""
+    options = {'optim_wrapper.accumulative_counts': 2, 'train_dataloader.num_workers': 0,
+               'train_dataloader.persistent_workers': False, **options}
+    whole = weights(train(make('whole', 7, **options)))
+    for at in (4, 5):
+        def stop(runner, batch, at=at):
+            if runner.iter == at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(make(f'at {at}', 7, **options), stop)
+        cfg = make(f'at {at}', 7, **options)
+        cfg.resume = True
+        assert equal(whole, weights(train(cfg))), at
 
 
 def test_other_file_backends_are_left_alone(make):

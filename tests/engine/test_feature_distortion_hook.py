@@ -210,5 +210,5 @@ def test_it_needs_validation_data_and_an_interval(daft):
     cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
     with pytest.raises(ValueError, match='set val_dataloader'):
         train(cfg)
-    with pytest.raises(ValueError, match='at least 1'):
+    with pytest.raises(ValueError, match='interval=0'):
         train(daft('other', hook=dict(interval=0)))

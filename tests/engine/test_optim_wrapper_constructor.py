@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler, build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmseg.registry import OPTIM_WRAPPERS as MMSEG_WRAPPERS
 from support.small_runs import FT_VOC, small, train
 from torch import nn
@@ -108,8 +109,8 @@ def test_resuming_keeps_names_and_rates(ft):
     (dict(backbone_lr=-0.1, head_lr=0.1), 'backbone_lr=-0.1'),
     (dict(backbone_lr='0.1', head_lr=0.1), "backbone_lr='0.1'"),
     (dict(backbone_lr=float('nan'), head_lr=0.1), 'backbone_lr=nan'),
-    (dict(RATES, backbone_mult=3, x=1), r"does not take \['backbone_mult', 'x'\]; did you mean 'backbone_"),
-    (dict(RATES, custom_keys={}), "does not take \\['custom_keys'\\]"),
+    (dict(RATES, backbone_mult=3, x=1), "does not take 'backbone_mult', 'x'; did you mean 'backbone_"),
+    (dict(RATES, custom_keys={}), "does not take 'custom_keys'; it takes backbone_lr.*_delete_=True"),
     (dict(RATES, head_modules=('head',)), "'decode_head.weight' belongs to none of"),
 ])
 def test_bad_options(paramwise_cfg, match):
@@ -131,16 +132,64 @@ def test_a_wrapper_that_mmseg_registers_is_found(ft):
     assert isinstance(runner.optim_wrapper, RegisteredInMMSeg)
 
 
-@pytest.mark.parametrize('scheduler', [
-    dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=10, by_epoch=False),
-    dict(type='CosineAnnealingLR', eta_min=1e-4, T_max=10, by_epoch=False)])
-def test_a_floor_above_a_rate_is_refused_before_training(ft, scheduler):
-    cfg = ft(**{'optim_wrapper.paramwise_cfg': dict(backbone_lr=1e-5, head_lr=0.1)})
-    cfg.param_scheduler = [scheduler]
+POLY = dict(type='PolyLR', eta_min=0, power=0.9, begin=0, end=10, by_epoch=False)
+EPOCHS = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=2)
+EPOCH_DATA = dict(type='DefaultSampler', shuffle=True)
+
+
+@pytest.mark.parametrize('schedulers, match, options', [
+    ([dict(POLY, eta_min=1e-4)], r'eta_min=0.0001, above backbone_lr=1e-05.*Set eta_min=0', {}),
+    ([dict(type='CosineAnnealingLR', eta_min=1e-4, T_max=10, by_epoch=False)], r'above backbone_lr=1e-05', {}),
+    ([dict(type='OneCycleLR', eta_max=0.1, total_steps=10, by_epoch=False)],
+     r'OneCycleLR\) replaces the rates.*backbone_lr=1e-05 starts at 0.004, head_lr=0.1 starts at 0.004.*LinearLR', {}),
+    ([dict(type='OneCycleLR', eta_max=0.1, total_steps=10, by_epoch=False)], 'replaces the rates',
+     {'optim_wrapper.paramwise_cfg.backbone_lr': 0.1}),  # two parts that were given one rate, and get another one
+    ([dict(type='LinearLR', start_factor=0.5, end=10, by_epoch=False), dict(type='SetOneRate', by_epoch=False)],
+     r'LinearLR, SetOneRate\) replaces', {}),
+    ([dict(type='PolyLR', eta_min=0, power=0.9, end=10)], 'counts epochs.*Set by_epoch=False', {}),
+    ([dict(type='LinearLR', start_factor=0.1, end=2), POLY], 'LinearLR counts epochs', {}),
+    ([POLY], 'waits for the end of an epoch, and InfiniteSampler never ends one.*DefaultSampler',
+     {'train_cfg': dict(EPOCHS, _delete_=True)}),
+])
+def test_a_schedule_that_makes_another_run_is_refused_before_training(ft, schedulers, match, options):
+    cfg = ft(**{'optim_wrapper.paramwise_cfg': dict(backbone_lr=1e-5, head_lr=0.1), **options})
+    cfg.param_scheduler = schedulers
     iterations = []
-    with pytest.raises(ValueError, match=r'eta_min=0.0001, above backbone_lr=1e-05.*Set eta_min=0'):
+    with pytest.raises(ValueError, match=match):
         train(cfg, lambda runner, batch: iterations.append(runner.iter))
     assert not iterations
+
+
+@PARAM_SCHEDULERS.register_module()
+class SetOneRate(_ParamScheduler):
+    """A user's schedule that writes one number into all groups."""
+
+    def __init__(self, optimizer, **options):
+        super().__init__(optimizer, 'lr', **options)
+
+    def _get_value(self):
+        return [0.01 for _ in self.optimizer.param_groups]
+
+
+@pytest.mark.parametrize('schedulers, first, options', [
+    ([dict(type='LinearLR', start_factor=1e-3, begin=0, end=2, by_epoch=False), dict(POLY, begin=2)], 1e-3, {}),
+    ([dict(type='CosineAnnealingLR', T_max=10, by_epoch=False)], 1, {}),
+    ([dict(type='ReduceOnPlateauLR', monitor='mIoU', rule='greater')], 1, {}),
+    ([dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)], 1, {}),
+    ([], 1, {}),
+    ([POLY], 0.25, {'auto_scale_lr': dict(enable=True, base_batch_size=16)}),
+    ([dict(type='PolyLR', eta_min=0, power=0.9, end=2)], 1, {
+        'train_cfg': dict(EPOCHS, _delete_=True), 'train_dataloader.sampler': EPOCH_DATA,
+        'train_dataloader.drop_last': True}),
+    ([POLY], 1, {'optim_wrapper.paramwise_cfg.backbone_lr': 0}),
+], ids=lambda value: value[0]['type'] if isinstance(value, list) and value else '')
+def test_a_schedule_that_keeps_both_rates_passes(ft, schedulers, first, options):
+    cfg = ft(iters=1, **{'optim_wrapper.paramwise_cfg': dict(RATES), **options})
+    backbone_lr = cfg.optim_wrapper.paramwise_cfg.backbone_lr
+    cfg.param_scheduler = schedulers
+    seen = []
+    train(cfg, lambda runner, batch: seen.append(runner.optim_wrapper.get_lr()))
+    assert seen[0] == {'backbone_lr': [pytest.approx(backbone_lr * first)], 'head_lr': [pytest.approx(0.1 * first)]}
 
 
 def test_a_floor_below_both_rates_passes(ft):

@@ -1,5 +1,6 @@
 """Runs that end early: by a signal, to go on later, and because they diverged."""
 
+import copy
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ def handlers():
 def config(shapes_root, tmp_path):
     """A run without anything random but the order of the data: checkpoints hold no random state."""
     def make(name, **options):
-        cfg = small(SMALL / 'ft.py', tmp_path / name, shapes_root, iters=5, **options)
+        cfg = small(SMALL / 'ft.py', tmp_path / name, shapes_root, iters=5, **copy.deepcopy(options))
         pipeline = cfg.train_dataloader.dataset.pipeline
         cfg.train_dataloader.dataset.pipeline = [t for t in pipeline if not t['type'].startswith('Random')]
         cfg.model.data_preprocessor.size = (60, 80)
@@ -61,6 +62,53 @@ def test_a_signal_saves_ends_and_resumes_as_if_nothing_had_been(config, tmp_path
         assert torch.equal(tensor, two['state_dict'][name]), name
     assert one['param_schedulers'] == two['param_schedulers']
     assert not (work_dir / CHECKPOINT).exists()
+
+
+def compare(folder, checkpoint):
+    """Check that two runs ended with the same weights, momentum and schedules, after as many iterations."""
+    one, two = (torch.load(folder / name / checkpoint) for name in ('whole', 'broken'))
+    assert one['meta']['iter'] == two['meta']['iter'] and one['param_schedulers'] == two['param_schedulers']
+    for name, tensor in one['state_dict'].items():
+        assert torch.equal(tensor, two['state_dict'][name]), name
+    for kept, other in zip(one['optimizer']['state'].values(), two['optimizer']['state'].values(), strict=True):
+        assert torch.equal(kept['momentum_buffer'], other['momentum_buffer'])
+
+
+def broken_at(config, iteration, **options):
+    """Train, send a signal in an iteration, resume, and return the iterations that there were."""
+    seen = []
+
+    def look(runner, batch):
+        seen.append(runner.iter)
+        if runner.iter == iteration and len(seen) == iteration + 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(SystemExit) as stop:
+        train(config('broken', **options), look)
+    assert stop.value.code == STOPPED
+    train(config('broken', resume=True, **options), look)
+    return seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('iteration', [1, 2, 3])
+def test_a_signal_between_two_optimizer_steps_waits_for_the_next(config, tmp_path, iteration):
+    options = {'optim_wrapper.accumulative_counts': 2}
+    train(config('whole', **options))
+    assert broken_at(config, iteration, **options) == [0, 1, 2, 3, 4]
+    compare(tmp_path, 'iter_5.pth')
+
+
+@pytest.mark.slow
+def test_a_signal_within_an_epoch_waits_for_its_end(config, tmp_path):
+    options = {'train_cfg': dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=3, _delete_=True),
+               'train_dataloader.sampler.type': 'DefaultSampler', 'train_dataloader.drop_last': True,
+               'train_dataloader.batch_size': 2,
+               'param_scheduler.0': dict(end=3, by_epoch=True), 'default_hooks.checkpoint.by_epoch': True,
+               'default_hooks.checkpoint.interval': 3}
+    train(config('whole', **options))
+    assert broken_at(config, 3, **options) == [*range(9)]
+    compare(tmp_path, 'epoch_3.pth')
 
 
 def test_a_signal_in_the_last_iteration_changes_nothing(config, tmp_path):

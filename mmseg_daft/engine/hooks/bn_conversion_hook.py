@@ -11,13 +11,16 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.core.arguments import FLAG, NAMES, POSITIVE, TEXT, optional, takes, whole
 from mmseg_daft.core.stop_rule import StopRule
-from mmseg_daft.core.variant import ConversionVariant
+from mmseg_daft.core.variant import VARIANT, ConversionVariant
 from mmseg_daft.engine.checkpoints import settle_start
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD, ConversionSettings, convert_model, state_of
 
 
 @HOOKS.register_module()
+@takes(modules=NAMES, num_batches=optional(whole(1)), tolerance=POSITIVE, allow_untrained=FLAG, **VARIANT,
+       statistics=optional(TEXT), stop_error=optional(POSITIVE), min_batches=whole(2), cache_dir=optional(TEXT))
 class BNConversionHook(Hook):
     """Convert batch-norm layers to the target domain before the first training iteration.
 
@@ -48,8 +51,9 @@ class BNConversionHook(Hook):
         cache_dir: Without effect since 0.2; configs that sweeps froze before name it.
 
     Raises:
-        ValueError: At once: the arguments of the ablation or the stop rule make no sense. In ``before_train``, with the
-            model as it was: as ``convert_batch_norm``, or the file of statistics belongs to another pass.
+        ValueError: At once: an argument makes no sense, or, in ``before_run``, there are two such hooks. In
+            ``before_train``, with the model as it was: as ``convert_batch_norm``, or the file of statistics is of
+            another pass.
         RuntimeError: As ``convert_batch_norm``, or the run is resumed but was never converted.
     """
 
@@ -75,6 +79,9 @@ class BNConversionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Make sure, before MMEngine loads anything, that ``load_from`` is where the run starts from."""
+        if sum(isinstance(hook, BNConversionHook) for hook in runner.hooks) > 1:
+            raise ValueError('There are two BNConversionHooks, and the second would convert what the first has '
+                             'converted: keep one, and list all modules in it.')
         settle_start(runner)
 
     def before_train(self, runner: Runner) -> None:

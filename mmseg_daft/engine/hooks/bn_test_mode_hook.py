@@ -8,10 +8,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.core.arguments import NAMES, takes
 from mmseg_daft.core.batch_norm import find_batch_norms
 
 
 @HOOKS.register_module()
+@takes(modules=NAMES)
 class BNTestModeHook(Hook):
     """Let batch-norm layers normalize with their running statistics in every training iteration.
 

@@ -12,8 +12,9 @@ import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmseg_daft.core.arguments import Rule, several, takes
 from mmseg_daft.files import write_atomically
 
 STOPPED = 75
@@ -21,10 +22,18 @@ STOPPED = 75
 CHECKPOINT = 'on_signal.pth'
 """The checkpoint's name; there is at most one, and it goes when the run has ended."""
 
+SIGNALS = several(
+    Rule(lambda name: isinstance(name, str) and name in signal.Signals.__members__, ''),
+    "the name of a signal or a list of such, as ('SIGUSR1', 'SIGUSR2')")
+
 
 @HOOKS.register_module()
+@takes(signals=SIGNALS)
 class CheckpointOnSignalHook(Hook):
     """Save a checkpoint after the iteration in which a signal came, then end with exit status 75.
+
+    Where gradients are accumulated, it is the next iteration with an optimizer step. In a loop of epochs it is the end
+    of the epoch, as MMEngine resumes no sooner: let the signal come that long before the limit.
 
     ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm sends the
     signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and the sweep then put the job back
@@ -43,6 +52,7 @@ class CheckpointOnSignalHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGUSR1', 'SIGUSR2')) -> None:
         self.received: str | None = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+            signals = (signals,) if isinstance(signals, str) else signals
             for name in signals:
                 signal.signal(signal.Signals[name], self._note)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.Signals[name] for name in signals})
@@ -53,14 +63,26 @@ class CheckpointOnSignalHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None,
     ) -> None:
-        """Save and end with ``SystemExit``, if a signal came on any rank."""
+        """Save and end with ``SystemExit``, if a signal came on any rank and the loop can go on from here."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.iter + 1 < runner.max_iters:
+            self._end_if_asked(runner, by_epoch=False)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Do the same in a loop of epochs, which MMEngine resumes at the start of an epoch alone."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.epoch + 1 < runner.max_epochs:
+            self._end_if_asked(runner, by_epoch=True)
+
+    def _end_if_asked(self, runner: Runner, by_epoch: bool) -> None:
         asked = torch.tensor(int(self.received is not None))
         all_reduce(asked, op='max')
-        if not asked or runner.iter + 1 >= runner.max_iters:  # at its end anyway
+        wrapper = runner.optim_wrapper
+        accumulates = getattr(wrapper, '_accumulative_counts', 1) > 1
+        if not asked or (accumulates and not wrapper.should_update()):  # no checkpoint holds gradients
             return
-        save(runner)
-        runner.logger.info(f'Checkpoint after iteration {runner.iter + 1} on {self.received or "another rank"}\'s '
-                           'signal; the run ends here, and --resume goes on.')
+        save(runner, by_epoch)
+        done = f'epoch {runner.epoch + 1}' if by_epoch else f'iteration {runner.iter + 1}'
+        runner.logger.info(f'Checkpoint after {done} on {self.received or "another rank"}\'s signal; the run ends '
+                           'here, and --resume goes on.')
         barrier()  # a rank that leaves may end the others
         raise SystemExit(STOPPED)
 
@@ -71,9 +93,9 @@ class CheckpointOnSignalHook(Hook):
             path.unlink()
 
 
-def save(runner: Runner) -> None:
+def save(runner: Runner, by_epoch: bool) -> None:
     """Save a resumable checkpoint so that a kill at any moment leaves the one before in force."""
-    runner.save_checkpoint(runner.work_dir, f'{CHECKPOINT}.part', by_epoch=False)
+    runner.save_checkpoint(runner.work_dir, f'{CHECKPOINT}.part', by_epoch=by_epoch)
     if is_main_process():
         path = Path(runner.work_dir, CHECKPOINT)
         os.replace(f'{path}.part', path)

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.core.arguments import takes
 from mmseg_daft.files import write_atomically
 
 MARK = 'diverged.json'
@@ -16,6 +17,7 @@ MARK = 'diverged.json'
 
 
 @HOOKS.register_module()
+@takes()
 class DivergenceHook(Hook):
     """End the run when its loss is no longer a finite number.
 

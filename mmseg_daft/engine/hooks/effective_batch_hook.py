@@ -5,8 +5,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.core.arguments import takes, whole
+
 
 @HOOKS.register_module()
+@takes(images=whole(1))
 class EffectiveBatchHook(Hook):
     """Warn at the start of a run if an optimizer step is over more or fewer images than intended.
 

@@ -12,9 +12,11 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler, DataLoader
 
+from mmseg_daft.core.arguments import takes
 from mmseg_daft.core.random_state import seed_everything_by
 from mmseg_daft.engine.checkpoints import BACKEND
-from mmseg_daft.engine.training_data import SeededSamples
+from mmseg_daft.engine.repeatability import refuse_unrepeatable
+from mmseg_daft.engine.samples import SeededSamples
 from mmseg_daft.files import mend_last_checkpoint
 
 RECORD = 'exact_resume'
@@ -23,6 +25,7 @@ _ITERATION = 1  # apart from samples' seeds, which have two numbers
 
 
 @HOOKS.register_module()
+@takes()
 class ExactResumeHook(Hook):
     """Make ``--resume`` exact to the bit, safe against ``kill -9``, and as cheap after 100,000 iterations as after one.
 
@@ -40,8 +43,9 @@ class ExactResumeHook(Hook):
     cut off is not made up for; the final one is, by ``FinalEvaluationHook``.
 
     Raises:
-        ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, or
-            the checkpoint settings would lose the only checkpoint, or gradients in the midst of an accumulation.
+        ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, the
+            checkpoint settings would lose the only checkpoint, or gradients in the midst of an accumulation, or a
+            transform draws from a source that no seed reaches.
         RuntimeError: In ``before_train``: the run began without this hook, or on other ranks, batches or data.
     """
 
@@ -64,6 +68,8 @@ class ExactResumeHook(Hook):
         for hook in _checkpoint_hooks(runner):
             self._make_safe(runner, hook)
         loader = loop.dataloader
+        if runner.iter == 0:
+            refuse_unrepeatable(loader.dataset, runner.seed or 0)
         now = dict(seed=getattr(loader.sampler, 'seed', None), batch_size=loader.batch_size,
                    world_size=get_dist_info()[1], num_samples=len(loader.dataset))
         if runner.iter > 0:
@@ -85,10 +91,15 @@ class ExactResumeHook(Hook):
             raise ValueError('default_hooks.checkpoint.max_keep_ckpts=1 removes the only checkpoint before the next '
                              'one is written; a run that is killed between has none. Use max_keep_ckpts=2.')
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if hook.interval > 0 and hook.interval % accumulated:
-            raise ValueError(
-                f'default_hooks.checkpoint.interval={hook.interval} falls between the {accumulated} mini-batches over '
-                f'which gradients are accumulated, which no checkpoint holds. Use a multiple of {accumulated}.')
+        moments = [] if hook.by_epoch else [('default_hooks.checkpoint.interval', hook.interval),
+                                            ('default_hooks.checkpoint.save_begin', hook.save_begin)]
+        if hook.save_best and runner.val_loop:  # a better model is saved with all of the state
+            moments += [('train_cfg.val_interval', interval) for interval in runner.train_loop.dynamic_intervals]
+        for name, iterations in moments:
+            if iterations > 0 and iterations % accumulated:
+                raise ValueError(
+                    f'{name}={iterations} falls between the {accumulated} mini-batches over which gradients are '
+                    f'accumulated, which no checkpoint holds. Use a multiple of {accumulated}.')
         place = str(hook.out_dir or runner.work_dir)
         if hook.backend_args is None and hook.file_client_args is None and '://' not in place:
             hook.backend_args = dict(backend=BACKEND)

@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmseg_daft.core.arguments import NAMES, check_modules, optional, several, takes, whole
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.core.random_state import preserved_random_state
@@ -26,6 +27,8 @@ ORIGIN = 'feature_distortion'
 
 
 @HOOKS.register_module()
+@takes(interval=whole(1), num_images=whole(1), max_bytes=whole(1), modules=NAMES,
+       stages=optional(several(whole(1), 'the number of a stage, counted from 1, or a list of such')))
 class FeatureDistortionHook(Hook):
     """Write the distortion of the features, and the change of the parameters, into the run's visualizer.
 
@@ -50,7 +53,8 @@ class FeatureDistortionHook(Hook):
         modules: The submodules whose parameters are compared.
 
     Raises:
-        ValueError: In ``before_train``: there is no validation data, a stage is unknown, or the budget is too small.
+        ValueError: At once: an argument makes no sense. In ``before_run``: a module is unknown, or there is a second
+            such hook. In ``before_train``: there is no validation data, a stage is unknown, or the budget is too small.
         RuntimeError: A resumed run's pre-trained model is no longer the one that it began with.
     """
 
@@ -64,12 +68,19 @@ class FeatureDistortionHook(Hook):
         max_bytes: int = 512 * 2**20,
         modules: Sequence[str] = ('backbone',),
     ) -> None:
-        if interval < 1 or num_images < 1:
-            raise ValueError(f'FeatureDistortionHook(interval={interval}, num_images={num_images}): both have to be at '
-                             'least 1. Leave the hook out to follow nothing.')
         self.interval, self.num_images, self.max_bytes = interval, num_images, max_bytes
         self.stages = (stages,) if isinstance(stages, int) else stages
         self.modules = (modules,) if isinstance(modules, str) else tuple(modules)
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the modules, before anything takes long."""
+        if sum(isinstance(hook, FeatureDistortionHook) for hook in runner.hooks) > 1:
+            raise ValueError('There are two FeatureDistortionHooks, and both would write the same curves: keep one.')
+        model = _unwrapped(runner)
+        check_modules(model, self.modules)
+        if not any(layer_tensors(model, self.modules)):
+            raise ValueError(f'FeatureDistortionHook(modules={self.modules!r}): there is no convolution and no batch '
+                             'norm in them, so nothing would be compared. Name others, such as backbone.')
 
     def before_train(self, runner: Runner) -> None:
         """Keep the pre-trained model's features and parameters."""

@@ -4,8 +4,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmseg_daft.core.arguments import takes
+
 
 @HOOKS.register_module()
+@takes()
 class FinalEvaluationHook(Hook):
     """Evaluate the final model also in a run that was resumed at its last iteration.
 

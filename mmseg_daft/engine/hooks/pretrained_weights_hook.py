@@ -7,11 +7,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
+from mmseg_daft.core.arguments import number, takes
 from mmseg_daft.engine.checkpoints import settle_start
 from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
 
 
 @HOOKS.register_module()
+@takes(min_share=number(lambda share: 0 <= share <= 1, 'a number from 0 to 1'))
 class PretrainedWeightsHook(Hook):
     """Refuse to train from weights that fill too little of the model.
 
