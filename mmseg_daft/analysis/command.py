@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_daft.arguments import add_cfg_options, at_least
+from mmseg_daft.options import add_cfg_options, at_least
 
 if TYPE_CHECKING:
     from rich.console import Console

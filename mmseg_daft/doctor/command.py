@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mmseg_daft.arguments import add_cfg_options, at_least
 from mmseg_daft.doctor import environment
 from mmseg_daft.doctor.finding import Examination, Finding, Verdict, skip
+from mmseg_daft.options import add_cfg_options, at_least
 
 COLORS = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.FAIL: 'bold red', Verdict.SKIP: 'dim'}
 

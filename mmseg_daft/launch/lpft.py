@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import mmseg_daft
-from mmseg_daft.arguments import at_least
 from mmseg_daft.files import noted_checkpoint, refuse_unwritable, tool
 from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
+from mmseg_daft.options import at_least
 from mmseg_daft.run_output import records
 
 OF_THE_LAUNCH = {'work_dir', 'resume', 'launcher', 'model_wrapper_cfg'}  # not of the experiment

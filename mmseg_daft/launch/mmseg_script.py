@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmseg_daft
-from mmseg_daft.arguments import add_cfg_options
 from mmseg_daft.files import shipped
+from mmseg_daft.options import add_cfg_options
 
 NEEDED_TO_TRAIN = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 """What a config has to have for a training."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmseg_daft.arguments import add_cfg_options, at_least
+from mmseg_daft.options import add_cfg_options, at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

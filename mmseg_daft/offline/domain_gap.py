@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from mmseg_daft import offline
-from mmseg_daft.arguments import at_least
+from mmseg_daft.options import at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

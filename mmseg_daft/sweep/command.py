@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mmseg_daft
-from mmseg_daft.arguments import above, at_least
 from mmseg_daft.files import refuse_unwritable, write_atomically
+from mmseg_daft.options import above, at_least
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
 from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Step, Sweep, protocols
