@@ -192,7 +192,7 @@ def _check_labels(
         transform.reduce_zero_label = False
     classes, reduced = dataset.metainfo.get('classes') or (), dataset.reduce_zero_label
     refuse_text(classes)
-    n, ignored = len(classes), {dataset.ignore_index, *ignored}
+    n = len(classes)
     pixels, stored = (np.zeros(max(256, n + 1), np.int64) for _ in range(2))  # stored: before reduce_zero_label
     unreadable, large, sizes, colored, wide, blank, outside, files = [], [], [], [], [], [], {}, 0
     narrow = False
@@ -259,7 +259,8 @@ def _check_labels(
     if outside:
         named = [f'{path} ({ranges(values)})' for path, values in outside.items()]
         yield fail(f'{len(outside)} labels {of} hold values outside the {n} classes 0-{n - 1} and '
-                   f'{dataset.ignore_index}: {some(named)}.', _outside_fix(outside, n, dataset))
+                   f'{", ".join(map(str, sorted(ignored)))}, which is ignored: {some(named)}.',
+                   _outside_fix(outside, n, dataset))
     if blank:
         yield Finding(Verdict.FAIL if len(blank) == files - len(unreadable) else Verdict.WARN,
                       f'{len(blank)} labels {of} ignore every pixel: {some(blank)}.',

@@ -125,7 +125,6 @@ def kinds_in(cfg: Any) -> Iterator[str | type]:
 
 
 def ignored_labels(cfg: Config) -> set[int]:
-    """Return the labels that stand for no class: 255, as mmseg's data sets write it, and what the decoder ignores."""
-    heads = cfg.model.get('decode_head') or ()
-    labels = (head.get('ignore_index') for head in ([heads] if isinstance(heads, dict) else heads))
-    return {255, *(label for label in labels if isinstance(label, int))}
+    """Return the labels that stand for no class: what the decoders ignore, 255 where they do not say."""
+    heads = cfg.model.get('decode_head') or {}
+    return {head.get('ignore_index', 255) for head in ([heads] if isinstance(heads, dict) else heads)}

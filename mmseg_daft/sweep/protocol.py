@@ -125,7 +125,7 @@ def protocols(start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD) -> dict[
                      Step(('head_lr',), (10.0, 3.0, 0.3, 0.1))),  # 1.0 is known from the first step
                     {'head_lr': fixed_head})
     return {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
-            'integrated-lpft': daft}
+            'integrated-lpft': daft, 'two-rates': daft}
 
 
 @dataclass(frozen=True)

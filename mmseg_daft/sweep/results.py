@@ -26,8 +26,9 @@ from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen
 
 MOST_RUNNING = 8
 PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
-         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT'}
-"""The methods' names in the paper, in its order."""
+         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT',
+         'two-rates': 'two rates'}
+"""The methods' names in the paper, in its order; the last is not in it."""
 # Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
 LINE, BEST = '#0072B2', '#D55E00'
 STYLE = {'font.size': 8, 'axes.titlesize': 10, 'axes.spines.top': False, 'axes.spines.right': False,

@@ -163,5 +163,5 @@ def test_the_commands(mine, way, tmp_path, monkeypatch, capsys):
     for words in (['domain-gap', config, '--out', 'gap', '--probe-batches', '2'],
                   ['convert', config, start, 'converted.pth'],
                   ['analyze', config, 'DAFT=run', '--out', 'report', '--workers', '0'],
-                  ['sweep', 'plan', 'sweep', '--method', f'daft={config}', '--executor', 'debug']):
+                  ['sweep', 'plan', 'sweep', '--method', f'daft={config}']):
         assert not cli.main(words), (words, capsys.readouterr())

@@ -71,7 +71,7 @@ def test_a_thinned_crop_gives_the_memory_of_the_full_one(case, crop):
     for part in case.cfg.train_dataloader.dataset.datasets:
         part.pipeline[3].crop_size = crop
     case.cfg.model.data_preprocessor.size = crop
-    cfg = build_config(case.write(), [])
+    cfg, _ = run(build_config, case.write(), [])
     (small, [at_small]), (whole, [at_whole]) = (
         run(check_step, cfg, build_model(cfg), False, full) for full in (False, True))
     size = f'at {crop[1]}x{crop[0]},'
@@ -80,7 +80,7 @@ def test_a_thinned_crop_gives_the_memory_of_the_full_one(case, crop):
 
 
 def test_memory_is_compared_with_the_card(case, monkeypatch):
-    cfg = build_config(case.write(), [])
+    cfg, _ = run(build_config, case.write(), [])
     model = build_model(cfg)
     optimizer, _ = run(check_rates, cfg, model)
     step, _ = run(check_step, cfg, model, False, False)

@@ -362,9 +362,8 @@ def test_empty_data_set(daft, tmp_path):
     refuse(cfg, 'training data set is empty.*ann_file')
 
 
-@pytest.mark.parametrize('num_batches', [5, 0, -1])
-def test_num_batches_beyond_the_data(daft, num_batches):
-    refuse(daft(**hooked(num_batches=num_batches)), f'num_batches={num_batches}.*13 images.*4 mini-batches of 4')
+def test_num_batches_beyond_the_data(daft):
+    refuse(daft(**hooked(num_batches=5)), 'num_batches=5.*13 images.*4 mini-batches of 4')
 
 
 def test_no_weights_at_all(daft):

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -144,8 +145,8 @@ def moment(rng):
     return str(kind), int(count), float(seconds)
 
 
-def killed_until_done(config, run, rng, kills, ranks=1):
-    """Start a run again and again, and kill it each time; return at which events that was."""
+def killed_until_done(config, run, rng, kills, ranks=1, asks=False):
+    """Start a run again and again, and end it each time, if it ``asks`` now and then by a signal; return when."""
     killed = []
     launcher = ['--launcher', 'pytorch'] if ranks > 1 else []
     while True:
@@ -155,20 +156,24 @@ def killed_until_done(config, run, rng, kills, ranks=1):
             if process.wait_for(kind, count):
                 time.sleep(seconds)
                 if all(p.is_alive() for p in process.ranks):
-                    process.kill(int(rng.integers(ranks)))
+                    if asks and rng.random() < 0.5:
+                        process.ask(signal.SIGUSR1)
+                        kind = f'asked: {kind}'
+                    else:
+                        process.kill(int(rng.integers(ranks)))
                     killed.append(kind)
                     continue
         process.finish()
         return killed
 
 
-def killed_at_least(total, command, folder, expected, seed, ranks=1):
+def killed_at_least(total, command, folder, expected, seed, **options):
     """Kill runs until so many processes have died; every run has to end as expected."""
     rng = np.random.default_rng(seed)
     killed = []
     for number in range(30):  # a run may end before it is killed
         run = folder / f'killed{number}'
-        killed += killed_until_done(command, run, rng, kills=min(8, total - len(killed)), ranks=ranks)
+        killed += killed_until_done(command, run, rng, min(8, total - len(killed)), **options)
         assert digests(run) == expected, killed
         if len(killed) >= total:
             return killed
@@ -178,6 +183,14 @@ def killed_at_least(total, command, folder, expected, seed, ranks=1):
 def test_killed_at_random_moments(command, tmp_path):
     killed = killed_at_least(20, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=0)
     assert set(killed) >= {'pass', 'iteration', 'save'}
+
+
+def test_killed_or_asked_to_stop_while_gradients_accumulate(command, tmp_path):
+    """A better model is saved after each validation, and a checkpoint on the signal, with the whole state."""
+    text = command.read_text()
+    command.write_text(text + "optim_wrapper['accumulative_counts'] = 2\ntrain_cfg['val_interval'] = 4\n")
+    killed = killed_at_least(8, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=2, asks=True)
+    assert any(kind.startswith('asked') for kind in killed) and {'iteration', 'save'} & {*killed}
 
 
 def test_any_of_two_ranks_killed(command, tmp_path):

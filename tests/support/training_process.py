@@ -66,6 +66,12 @@ class TrainingProcess:
             process.kill()
             process.join()
 
+    def ask(self, wanted: signal.Signals) -> None:
+        """Send a signal to the first rank, as Slurm does before its limit, and wait until the run has ended."""
+        os.kill(self.ranks[0].pid, wanted)
+        for process in self.ranks:
+            process.join()
+
     def finish(self, timeout: float = 900) -> None:
         """Wait for the end and check that it is a good one."""
         for process in self.ranks:
