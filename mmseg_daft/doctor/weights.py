@@ -23,7 +23,8 @@ TIMEOUT = 10  # seconds
 
 def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding]:
     """Check every ``init_cfg`` and ``load_from``; only ``full`` downloads what is not on this machine."""
-    min_share = (hook_of(cfg, 'PretrainedWeightsHook') or {}).get('min_share', 0.95)
+    hook = hook_of(cfg, 'PretrainedWeightsHook')
+    min_share = None if hook is None else hook.get('min_share', 0.95)
     load_from = None if cfg.get('resume') else cfg.get('load_from')
     starts = list(pretrained_starts(model))
     for start in starts:
@@ -92,7 +93,7 @@ def size_at(url: str) -> int | None:
 
 
 def _check_file(
-    what: str, state: Mapping[str, Tensor], checkpoint: str, prefix: str | None, min_share: float, full: bool,
+    what: str, state: Mapping[str, Tensor], checkpoint: str, prefix: str | None, min_share: float | None, full: bool,
 ) -> Finding:
     address, path = locate(checkpoint)
     if not os.path.isfile(path):
@@ -114,12 +115,20 @@ def _check_file(
     except Exception as error:
         return fail(f'{what}: cannot be read. {describe(error)}',
                     f'If it is damaged, remove {path}, and it is downloaded again.' if is_address(address) else '')
-    if problem := matched.problem(min_share):
+    problem = matched.problem(0.95 if min_share is None else min_share)
+    # No hook refuses them, and a backbone may have parts that are new: DDRNet's pooling.
+    new = min_share is None and matched.share > 0.5 and not matched.misshapen and {
+        name.partition('.')[0] for name in matched.missing} <= {*matched.new_parts}
+    if problem and not new:
         return fail(f'{what} does not match: {problem}',
                     'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
     if bad := _impossible(read_checkpoint(checkpoint)[0], matched.matched, prefix):
         return fail(f'{what}: {some(bad)}, so the network it is of diverged, or the file is damaged.',
                     'Take an earlier checkpoint of that training, or get the file again.')
+    if problem:
+        return warn(f'{what}: {len(matched.matched)} tensors match ({matched.share:.0%}); the file has nothing of '
+                    f'{some(matched.new_parts)}, which starts from random weights.',
+                    'If that is not meant, correct prefix or the file.')
     rest = some([*matched.missing, *matched.misshapen])
     return ok(f'{what}: {len(matched.matched)} tensors match ({matched.share:.0%})' + (f', not {rest}' if rest else ''))
 

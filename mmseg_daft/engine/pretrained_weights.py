@@ -34,12 +34,19 @@ class WeightMatch:
         """The share of the model's tensors that match, from 0 to 1."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.misshapen))
 
+    @property
+    def new_parts(self) -> tuple[str, ...]:
+        """The module's own submodules of which the file has nothing, such as a pooling that the pre-training lacked."""
+        held = {name.partition('.')[0] for name in (*self.matched, *self.misshapen)}
+        return tuple(dict.fromkeys(part for part in (name.partition('.')[0] for name in self.missing)
+                                   if part not in held))
+
     def problem(self, min_share: float) -> str | None:
         """Say what is wrong with a match that is too poor to train from; ``None`` if it is good.
 
-        A share of ``min_share`` of the tensors has to match, and the statistics of all batch norm.
+        A share of ``min_share`` of the tensors has to match, and the statistics of all batch norm but in new parts.
         """
-        lost = (*self.missing, *self.misshapen)
+        lost = (*self.misshapen, *(name for name in self.missing if name.partition('.')[0] not in self.new_parts))
         if self.share >= min_share and not any(name.endswith(('running_mean', 'running_var')) for name in lost):
             return None
         total = len(self.matched) + len(self.missing) + len(self.misshapen)
@@ -51,6 +58,8 @@ class WeightMatch:
             shapes = [f'{name} {file} in the file, {model} in the model'
                       for name, (file, model) in self.misshapen.items()]
             lines.append(f'Of another shape ({len(shapes)}): {_some(shapes)}.')
+        if self.new_parts and self.matched:
+            lines.append(f'It has nothing of {_some(self.new_parts)}.')
         if self.prefix is not None:
             lines.append(f'The file has more of them under {self.prefix!r}: set prefix={self.prefix!r} in init_cfg.'
                          if self.prefix else 'The file has more of them without prefix: leave it out of init_cfg.')

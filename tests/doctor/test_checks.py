@@ -445,6 +445,17 @@ def test_options_reach_the_config_and_environment_variables_are_named(examine, t
     assert 'images of noise' in exam.text('training step', OK)
 
 
+def test_a_part_that_the_file_lacks_as_a_whole(case, examine):
+    content = torch.load(case.weights)
+    content['state_dict'] = {name: tensor for name, tensor in content['state_dict'].items() if '.layer4.' not in name}
+    torch.save(content, case.weights)
+    assert 'nothing of layer4' in examine(case.write()).text('weights', FAIL)
+    del case.cfg.default_hooks.pretrained
+    case.cfg.custom_hooks[0].modules = ['backbone.layer2', 'backbone.layer3']
+    exam = examine(case.write())
+    assert exam.problems == 0 and 'nothing of layer4, which starts from random' in exam.text('weights', WARN)
+
+
 def test_void_that_no_loss_ignores(case, examine):
     case.cfg.model.decode_head.ignore_index = case.cfg.model.data_preprocessor.seg_pad_val = 200
     assert '255' in examine(case.write()).text('train data', FAIL)

@@ -100,6 +100,17 @@ def test_the_share_can_be_lowered_but_not_for_statistics(config, tmp_path):
     refuse(cfg, 'at least 95%')
 
 
+def test_a_part_that_the_file_lacks_as_a_whole_can_be_allowed(config, tmp_path):
+    cfg = config()
+    state = {name: tensor for name, tensor in backbone_state(cfg.model).items() if not name.startswith('layer4.')}
+    torch.save({f'module.encoder_q.{name}': tensor for name, tensor in state.items()}, tmp_path / 'moco.pth')
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'moco.pth')
+    refuse(cfg, 'at least 95%.* It has nothing of layer4')
+    cfg = config(**{'default_hooks.pretrained.min_share': 0.7, 'custom_hooks': None})
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'moco.pth')
+    train(cfg)
+
+
 def test_load_from_has_to_match_the_backbone_but_not_the_head(config, tmp_path):
     cfg = config()
     write_start(cfg, tmp_path)
