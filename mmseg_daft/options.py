@@ -2,39 +2,35 @@
 
 import argparse
 from collections.abc import Callable
-from math import inf, isfinite, nan
+from math import inf, isfinite
+from typing import TypeVar
+
+Number = TypeVar('Number', int, float)
 
 
 def at_least(least: int, most: float = inf) -> Callable[[str], int]:
     """Return a ``type`` for argparse: whole numbers from ``least`` on, up to ``most``."""
     right = f'a whole number of at least {least}' if most == inf else f'a whole number from {least} to {most}'
-
-    def whole_number(word: str) -> int:
-        try:
-            number = int(word)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f'give {right}, not {word!r}')
-        return number
-
-    return whole_number
+    return _reader(int, lambda number: least <= number <= most, right)
 
 
 def above(bound: float, below: float = inf) -> Callable[[str], float]:
     """Return a ``type`` for argparse: finite numbers larger than ``bound``, and smaller than ``below``."""
     right = f'a number above {bound}' if below == inf else f'a number between {bound} and {below}'
+    return _reader(float, lambda value: isfinite(value) and bound < value < below, right)
 
-    def number(word: str) -> float:
+
+def _reader(kind: type[Number], holds: Callable[[Number], bool], right: str) -> Callable[[str], Number]:
+    def read(word: str) -> Number:
         try:
-            value = float(word)
+            value = kind(word)
         except ValueError:
-            value = nan
-        if not (isfinite(value) and bound < value < below):
+            value = None
+        if value is None or not holds(value):
             raise argparse.ArgumentTypeError(f'give {right}, not {word!r}')
         return value
 
-    return number
+    return read
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

@@ -67,14 +67,14 @@ def takes(**rules: Rule) -> Callable[[type], type]:
     """Return a class decorator that checks the arguments of each new object before ``__init__`` sees them."""
     def decorate(kind: type) -> type:
         init = kind.__init__
-        names = [] if init is object.__init__ else [*inspect.signature(init).parameters][1:]
+        parameters = {} if init is object.__init__ else dict([*inspect.signature(init).parameters.items()][1:])
 
         @functools.wraps(init)
         def checked(self: Any, *args: Any, **options: Any) -> None:
-            given = {**dict(zip(names, args, strict=False)), **options}
+            given = {**dict(zip(parameters, args, strict=False)), **options}
             check_arguments(kind.__name__, given, rules)
-            for name in names:
-                if name not in given and inspect.signature(init).parameters[name].default is inspect.Parameter.empty:
+            for name, parameter in parameters.items():
+                if name not in given and parameter.default is inspect.Parameter.empty:
                     raise ValueError(f'{kind.__name__} needs {name}: {rules[name].words}.')
             init(self, *args, **options)
 

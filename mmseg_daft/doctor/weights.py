@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.configs import hook_of
-from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
+from mmseg_daft.engine.pretrained_weights import match_weights, pretrained_starts, self_loaded
 from mmseg_daft.models import efficientnet_lite
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
@@ -111,18 +111,18 @@ def _check_file(
             return ok(f'{what}: reachable' + (f', {size / 1e6:.0f} MB' if size else '')
                       + '; not downloaded yet (--full downloads and compares it)')
     try:
-        matched = match_file(state, checkpoint, prefix)
+        file = read_checkpoint(checkpoint)[0]
     except Exception as error:
         return fail(f'{what}: cannot be read. {describe(error)}',
                     f'If it is damaged, remove {path}, and it is downloaded again.' if is_address(address) else '')
+    matched = match_weights(state, file, prefix)
     problem = matched.problem(0.95 if min_share is None else min_share)
     # No hook refuses them, and a backbone may have parts that are new: DDRNet's pooling.
-    new = min_share is None and matched.share > 0.5 and not matched.misshapen and {
-        name.partition('.')[0] for name in matched.missing} <= {*matched.new_parts}
+    new = min_share is None and matched.share > 0.5 and not matched.lost
     if problem and not new:
         return fail(f'{what} does not match: {problem}',
                     'Correct prefix or the file; MMEngine would only warn, and train from random weights.')
-    if bad := _impossible(read_checkpoint(checkpoint)[0], matched.matched, prefix):
+    if bad := _impossible(file, matched.matched, prefix):
         return fail(f'{what}: {some(bad)}, so the network it is of diverged, or the file is damaged.',
                     'Take an earlier checkpoint of that training, or get the file again.')
     if problem:

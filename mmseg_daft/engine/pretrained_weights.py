@@ -41,13 +41,18 @@ class WeightMatch:
         return tuple(dict.fromkeys(part for part in (name.partition('.')[0] for name in self.missing)
                                    if part not in held))
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The names that do not match, but for those of new parts."""
+        new = self.new_parts
+        return (*self.misshapen, *(name for name in self.missing if name.partition('.')[0] not in new))
+
     def problem(self, min_share: float) -> str | None:
         """Say what is wrong with a match that is too poor to train from; ``None`` if it is good.
 
         A share of ``min_share`` of the tensors has to match, and the statistics of all batch norm but in new parts.
         """
-        lost = (*self.misshapen, *(name for name in self.missing if name.partition('.')[0] not in self.new_parts))
-        if self.share >= min_share and not any(name.endswith(('running_mean', 'running_var')) for name in lost):
+        if self.share >= min_share and not any(name.endswith(('running_mean', 'running_var')) for name in self.lost):
             return None
         total = len(self.matched) + len(self.missing) + len(self.misshapen)
         lines = [f'{len(self.matched)} of {total} tensors match ({self.share:.0%}; at least {min_share:.0%} and every '
@@ -58,8 +63,8 @@ class WeightMatch:
             shapes = [f'{name} {file} in the file, {model} in the model'
                       for name, (file, model) in self.misshapen.items()]
             lines.append(f'Of another shape ({len(shapes)}): {_some(shapes)}.')
-        if self.new_parts and self.matched:
-            lines.append(f'It has nothing of {_some(self.new_parts)}.')
+        if self.matched and (new := self.new_parts):
+            lines.append(f'It has nothing of {_some(new)}.')
         if self.prefix is not None:
             lines.append(f'The file has more of them under {self.prefix!r}: set prefix={self.prefix!r} in init_cfg.'
                          if self.prefix else 'The file has more of them without prefix: leave it out of init_cfg.')

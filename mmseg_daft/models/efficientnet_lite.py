@@ -45,14 +45,14 @@ def timm_name(name: str, repeats: tuple[int, ...]) -> str:
     """Return timm's name of a tensor, given its name in the file and the network's number of blocks in each stage.
 
     Raises:
-        KeyError: The network has no such tensor.
+        LookupError, ValueError: The network has no such tensor.
     """
     if not (block := re.fullmatch(r'_blocks\.(\d+)\.(\w+)\.(\w+)', name)):
         layer, kind = name.split('.')
         return f'{_OUTSIDE[layer]}.{kind}'
     number, layer, kind = int(block[1]), block[2], block[3]
     place = [f'{stage}.{i}' for stage, count in enumerate(repeats) for i in range(count)]
-    return f'blocks.{dict(enumerate(place))[number]}.{(_BLOCK if number else _FIRST_BLOCK)[layer]}.{kind}'
+    return f'blocks.{place[number]}.{(_BLOCK if number else _FIRST_BLOCK)[layer]}.{kind}'
 
 
 def read_weights(path: Path, variant: str) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def read_weights(path: Path, variant: str) -> dict[str, Tensor]:
     for name, tensor in torch.load(path, map_location='cpu', weights_only=True).items():
         try:
             tensors[timm_name(name, REPEATS[variant])] = tensor
-        except (KeyError, ValueError):
+        except (LookupError, ValueError):
             unknown.append(name)
     with torch.device('meta'):
         network = timm.create_model(f'tf_efficientnet_{variant}', pretrained=False).state_dict()
