@@ -19,6 +19,7 @@ MAY_IMPORT = {
     'launch': {'engine', 'launch'},
     'sweep': {'engine', 'launch', 'sweep'},
     'doctor': {'core', 'engine', 'models', 'doctor'},
+    'evaluation': {'core', 'engine', 'evaluation'},
 }
 FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}
 BESIDE = {'core/ranks.py', 'core/stop_rule.py', 'core/variant.py', 'engine/statistics_file.py', 'engine/checkpoints.py',
