@@ -16,10 +16,10 @@ MAY_IMPORT = {
     'models': {'models'},
     'analysis': {'core', 'engine', 'analysis'},
     'offline': {'core', 'engine', 'analysis', 'offline'},
+    'evaluation': {'core', 'engine', 'analysis', 'evaluation'},
     'launch': {'engine', 'launch'},
     'sweep': {'engine', 'launch', 'sweep'},
     'doctor': {'core', 'engine', 'models', 'doctor'},
-    'evaluation': {'core', 'engine', 'evaluation'},
 }
 FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}
 BESIDE = {'core/ranks.py', 'core/stop_rule.py', 'core/variant.py', 'engine/statistics_file.py', 'engine/checkpoints.py',
