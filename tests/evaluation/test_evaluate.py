@@ -68,7 +68,7 @@ def number(out, **where):
 
 def test_the_numbers_are_those_of_mmseg_s_own_test(case, evaluate):
     out, said = evaluate(*both(case))
-    assert ('mIoU in %' in said and 'level' in said) or 'worse' in said or 'better' in said
+    assert 'mIoU in %' in said and 'Against FT' in said
     cfg = Config.fromfile(case.config)
     cfg.load_from, cfg.work_dir = str(case.checkpoint('ft')), str(out / 'tested')
     metrics = Runner.from_cfg(cfg).test()
@@ -92,9 +92,9 @@ def test_iou_is_mmseg_s_to_the_last_digit_also_of_absent_classes():
 
 @pytest.mark.slow
 def test_neither_workers_nor_ranks_nor_order_change_a_byte(case, evaluate, tmp_path):
-    words = [*both(case), '--corruptions', 'gaussian_noise', 'jpeg_compression', '--severities', '2', '4-5']
+    words = [*both(case), '--corruptions', 'gaussian_noise', '--severities', '2', '4-5']
     one = written(evaluate(*words)[0])
-    assert len([name for name in one if name.startswith('cells')]) == 2 * 7 and 'report.html' in one
+    assert len([name for name in one if name.startswith('cells')]) == 2 * 4 and 'report.html' in one
     assert written(evaluate(*words, workers=2)[0]) == one
     for ranks in (2, 4):
         out = tmp_path / f'{ranks} ranks'
@@ -102,8 +102,8 @@ def test_neither_workers_nor_ranks_nor_order_change_a_byte(case, evaluate, tmp_p
         assert on_ranks(ranks, on_rank, tmp_path / f'meeting {ranks}', asked) == [0] * ranks
         assert written(out) == one
     alone = tmp_path / 'bit by bit'
-    evaluate(words[1], '--corruptions', 'jpeg_compression', '--severities', '5', out=alone)
-    evaluate(words[1], words[0], '--corruptions', 'jpeg_compression', out=alone)
+    evaluate(words[1], '--corruptions', 'gaussian_noise', '--severities', '5', out=alone)
+    evaluate(words[1], words[0], '--corruptions', 'gaussian_noise', '--severities', '3-4', out=alone)
     evaluate(*words, out=alone)
     cells_of_one = {name: content for name, content in one.items() if not name.startswith('cells')}
     assert cells_of_one.items() <= written(alone).items()
@@ -124,7 +124,7 @@ def forked(words, said, before=lambda: None):
 
 @pytest.mark.slow
 def test_after_twenty_kills_nothing_is_lost_done_twice_or_different(case, evaluate, tmp_path):
-    words = [*both(case), '--corruptions', 'noise', 'fog', '--severities', '3', '5']
+    words = [*both(case), '--corruptions', 'shot_noise', '--severities', '3', '5']
     start = time.monotonic()
     whole = written(evaluate(*words)[0])
     length = time.monotonic() - start
@@ -149,15 +149,30 @@ def test_after_twenty_kills_nothing_is_lost_done_twice_or_different(case, evalua
 
 
 def test_on_a_full_disk_it_says_so_and_goes_on_where_there_is_room(case, evaluate, tmp_path):
-    words = [*both(case)]
-    out = tmp_path / 'full'
+    """A limit for files stands for a full disk: the config, which MMEngine copies, is below it, the report is above."""
+    out, limit = tmp_path / 'full', case.config.stat().st_size
+    words = [*both(case), '--corruptions', 'brightness', '--severities', '1-2']
     pid = forked([case.config, *words, '--out', out, '--workers', '0'], tmp_path / 'said',
-                 lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800)))
+                 lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-    said = (tmp_path / 'said').read_text() if (tmp_path / 'said').stat().st_size else ''
-    assert 'File too large' in said and '.gz' in said and 'What is finished is kept' in said and 'Trace' not in said
-    assert not list((out / 'cells').glob('*'))
+    said = (tmp_path / 'said').read_text()
+    assert f"File too large: '{out}/" in said and 'What is finished is kept' in said and 'Traceback' not in said
+    kept = {path: path.stat().st_mtime_ns for path in (out / 'cells').iterdir()}
+    assert len(kept) == 2 * 3 and not (out / 'report.html').exists()
     evaluate(*words, out=out)
+    assert kept == {path: path.stat().st_mtime_ns for path in (out / 'cells').iterdir()}
+
+
+def test_a_cell_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    if (pid := os.fork()) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        try:
+            with written_cell(tmp_path / 'cell.gz', {}) as write:
+                write(np.random.default_rng(0).integers(0, 2 ** 31, (4000, 4)))
+        except OSError as error:
+            os._exit(7 if error.filename == str(tmp_path / 'cell.gz') else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7 and not list(tmp_path.iterdir())
 
 
 def test_only_what_is_new_is_counted(case, evaluate, tmp_path):
@@ -276,7 +291,7 @@ def test_bad_input_is_refused_with_the_fix_and_before_anything_is_counted(case, 
     refused(ft, '--sets', 'nowhere', says='There is no file of test sets nowhere')
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft evaluate')
     own = 'test_dataloader.dataset'
-    refused(ft, '--cfg-options', f'{own}.data_prefix.seg_map_path=Nothing', says="The set 'test' has no label for")
+    refused(ft, '--cfg-options', f'{own}.data_prefix.seg_map_path=Nothing', says="The set 'test' has no label ")
     refused(ft, '--cfg-options', f'{own}.pipeline.1.type=Resize', f'{own}.pipeline.1.scale=(80,60)',
             says="The pipeline of the set 'test' loads no labels")
     refused(ft, '--cfg-options', f'{own}.type=CamVidDataset', f'{own}.img_suffix=.jpg',
