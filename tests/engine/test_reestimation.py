@@ -1,13 +1,17 @@
 """Re-estimated statistics of a real segmentor, against PyTorch's own update of running statistics."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from support.networks import pretrained
+from support.ranks import on_ranks
 from support.small_runs import SMALL, small
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.engine.reestimation import reestimate_statistics
@@ -71,3 +75,23 @@ def test_a_model_that_diverged_is_refused_and_left_as_it_was(setting):
 
 def test_without_batch_norm_there_is_nothing_to_do(setting):
     reestimate_statistics(setting[0], {}, setting[1], seed=0)
+
+
+def reestimated(rank, world_size, model, loader, num_batches):
+    reestimate_statistics(model, find_batch_norms(model, 'backbone'), loader, seed=3, num_batches=num_batches)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if 'running' in name}
+
+
+def test_two_ranks_find_what_one_finds_and_synchronized_layers_take_whole_rounds(setting, tmp_path):
+    model, loader = setting
+    loader = DataLoader(loader.dataset, batch_size=2, collate_fn=loader.collate_fn)
+    state = copy.deepcopy(model.state_dict())
+    alone = reestimated(0, 1, model, loader, 3)
+    model.load_state_dict(state)
+    for found in on_ranks(2, reestimated, tmp_path / 'plain', model, loader, 3):
+        assert all(torch.equal(found[name], tensor) for name, tensor in alone.items())
+    joint = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    three, two = (on_ranks(2, reestimated, tmp_path / f'joint{n}', joint, loader, n) for n in (3, 2))
+    for name in alone:
+        assert torch.equal(three[0][name], three[1][name]) and torch.equal(three[0][name], two[0][name])
+    assert not torch.equal(three[0]['backbone.bn1.running_mean'], alone['backbone.bn1.running_mean'])
