@@ -47,7 +47,7 @@ class _StartPenaltyHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the start in the checkpoint."""
-        checkpoint[START] = self.start
+        checkpoint[START] = {name: tensor.cpu() for name, tensor in self.start.items()}
 
     def before_train(self, runner: Runner) -> None:
         """Take the start, and a place before and after each step of the optimizer."""

@@ -14,8 +14,8 @@ from mmseg_daft.engine.training_data import training_precision
 
 
 @HOOKS.register_module()
-@takes(begin_iter=whole(0), momentum=optional(number(lambda m: 0 < m < 1, 'a number between 0 and 1')),
-       num_batches=optional(whole(1)))
+@takes(begin=number(lambda share: 0 <= share < 1, 'a number from 0, below 1'), num_batches=optional(whole(1)),
+       momentum=optional(number(lambda share: 0 < share < 1, 'a number between 0 and 1')))
 class WeightAveragingHook(EMAHook):
     """Evaluate and save the mean of the weights along the training (SWA; Izmailov et al., UAI 2018).
 
@@ -24,33 +24,30 @@ class WeightAveragingHook(EMAHook):
     training data, before each validation and each checkpoint (``reestimate_statistics``); layers that training had in
     eval mode keep theirs. In a config::
 
-        custom_hooks = [dict(type='WeightAveragingHook', begin_iter=15000)]
+        custom_hooks = [dict(type='WeightAveragingHook', begin=0.5)]
 
     The training itself computes what it would compute without this hook, and a checkpoint holds both models: the mean
     as ``state_dict``, for testing; the other for resuming. A checkpoint that a signal asked for is for resuming alone.
 
     Args:
-        begin_iter: The iteration from which on weights count; before it, the mean is the last iterate.
+        begin: The share of the training after which weights count; until then, the mean is the last iterate.
         momentum: The share of each new iterate in a moving average; ``None`` for the mean of all.
         num_batches: How many mini-batches of the training data each pass takes; ``None`` for all.
 
     Raises:
-        ValueError: At once: an argument makes no sense. In ``before_train``: no iteration would count. When a mean is
-            due: as ``reestimate_statistics``.
+        ValueError: At once: an argument makes no sense. When a mean is due: as ``reestimate_statistics``.
     """
 
-    def __init__(self, begin_iter: int = 0, momentum: float | None = None, num_batches: int | None = None) -> None:
+    def __init__(self, begin: float = 0.0, momentum: float | None = None, num_batches: int | None = None) -> None:
         kind = dict(ema_type='StochasticWeightAverage') if momentum is None else dict(momentum=momentum)
-        super().__init__(begin_iter=begin_iter, update_buffers=True, **kind)
-        self.num_batches = num_batches
+        super().__init__(update_buffers=True, **kind)
+        self.begin, self.num_batches = begin, num_batches
+        self.outdated = False  # the mean's statistics; also where nothing is trained
 
     def before_train(self, runner: Runner) -> None:
-        """Find what would make the mean another one than is meant."""
-        if self.begin_iter > runner.max_iters:
-            raise ValueError(f'WeightAveragingHook(begin_iter={self.begin_iter}): the training ends at iteration '
-                             f'{runner.max_iters}, so no weights would be averaged. Use a smaller number.')
+        """Find from which iteration on weights count."""
+        self.begin_iter = int(self.begin * runner.max_iters) + 1
         self.layers: list[str] | None = None
-        self.outdated = False  # a resumed run's are those of its checkpoint
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None,
@@ -78,7 +75,7 @@ class WeightAveragingHook(EMAHook):
 
     def _reestimate(self, runner: Runner) -> None:
         """Re-estimate the mean's statistics, on all ranks: a checkpoint is written by the first alone."""
-        if not getattr(self, 'outdated', False):  # also where nothing is trained
+        if not self.outdated:
             return
         model = self.ema_model.module
         broadcast_object_list(seed := [runner.seed or 0])
