@@ -18,6 +18,8 @@ from mmseg_daft.engine.convert_model import RECORD
 from mmseg_daft.sweep.protocol import BASELINES
 
 METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation', 'baselines')
+STAYS = {'frozen-statistics': r'\.running_', 'frozen-bn': r'(bn\d|downsample\.1)\.', 'surgical': r'\.layer[234]\.'}
+"""What a baseline keeps of the backbone's start."""
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
 
 
@@ -76,6 +78,13 @@ def test_config_trains_and_evaluates(name, make, tmp_path):
     loss = runner.message_hub.get_scalar('train/loss').current()
     assert torch.isfinite(torch.as_tensor(loss))
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+    if name.startswith('baselines'):
+        stays = STAYS.get(Path(name).stem.split('_')[0], '^$')
+        start = torch.load(runner.cfg.model.backbone.init_cfg.checkpoint)['state_dict']
+        state = runner.model.state_dict()
+        for tensor in start:
+            if not tensor.endswith('tracked'):
+                assert torch.equal(start[tensor], state[tensor]) == bool(re.search(stays, tensor)), tensor
 
 
 @pytest.mark.slow
