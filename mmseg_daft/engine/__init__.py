@@ -10,6 +10,8 @@ from mmseg_daft.engine.hooks import (  # noqa: F401
     feature_distortion_hook,
     final_evaluation_hook,
     pretrained_weights_hook,
+    start_penalty_hook,
+    weight_averaging_hook,
 )
 from mmseg_daft.engine.hooks.bn_conversion_hook import BNConversionHook
 from mmseg_daft.engine.optim_wrapper_constructor import DAFTOptimWrapperConstructor

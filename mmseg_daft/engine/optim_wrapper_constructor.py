@@ -11,12 +11,17 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from mmengine.runner import Runner
 from torch import nn
 
-from mmseg_daft.core.arguments import NAMES, NOT_NEGATIVE, check_arguments, optional
+from mmseg_daft.core.arguments import NAMES, NOT_NEGATIVE, Rule, check_arguments, number, optional
 from mmseg_daft.core.parameter_groups import parameter_groups
+from mmseg_daft.core.stage_rates import stage_rates
 from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 
 PARAMWISE = dict(backbone_lr=NOT_NEGATIVE, head_lr=NOT_NEGATIVE, backbone_modules=NAMES, head_modules=NAMES,
-                 norm_decay_mult=optional(NOT_NEGATIVE), bias_decay_mult=optional(NOT_NEGATIVE))
+                 norm_decay_mult=optional(NOT_NEGATIVE), bias_decay_mult=optional(NOT_NEGATIVE),
+                 layer_decay=optional(number(lambda v: 0 < v <= 1, 'a number above 0, up to 1')),
+                 stage_lr_mult=optional(Rule(
+                     lambda v: isinstance(v, dict) and len(v) > 0 and all(map(NOT_NEGATIVE.holds, v.values())),
+                     'numbers, 0 or larger, by stage, as dict(stem=0, stage1=0.1)')))
 """What ``paramwise_cfg`` may hold."""
 
 
@@ -40,11 +45,15 @@ class DAFTOptimWrapperConstructor:
 
             - ``backbone_modules`` (default ``('backbone',)``), ``head_modules`` (default
               ``('neck', 'decode_head', 'auxiliary_head')``): the submodules of either part;
-            - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part.
+            - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part;
+            - ``layer_decay``: what a stage's rate is of the next one's, ``backbone_lr`` being the last stage's; one
+              group a stage, ``stem``, ``stage1``, …;
+            - ``stage_lr_mult``: by stage, what its rate is multiplied by; 0 freezes its weights, not its statistics.
 
     Raises:
         ValueError: A rate is missing, negative or not a number, or a key is unknown. When called: as
-            ``parameter_groups``. Before the first iteration: a schedule replaces, lifts or never moves the rates.
+            ``parameter_groups`` and ``stage_rates``. Before the first iteration: a schedule replaces, lifts or never
+            moves the rates.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -68,15 +77,20 @@ class DAFTOptimWrapperConstructor:
         self.rates = {part: float(options[f'{part}_lr']) for part in ('backbone', 'head')}
         self.parts = {'backbone': options.get('backbone_modules', 'backbone'),
                       'head': options.get('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
+        self.per_stage = {key: options[key] for key in ('layer_decay', 'stage_lr_mult') if options.get(key) is not None}
         self.decay_rules = {rule: options.get(rule) for rule in ('norm_decay_mult', 'bias_decay_mult')}
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper for a model, which may be wrapped for distributed training."""
         if is_model_wrapper(model):
             model = model.module
+        parts, rates = dict(self.parts), dict(self.rates)
         try:
+            if self.per_stage:
+                stages, of_stages = stage_rates(model, parts.pop('backbone'), rates.pop('backbone'), **self.per_stage)
+                parts, rates = {**stages, **parts}, {**of_stages, **rates}
             groups = parameter_groups(
-                model, self.parts, self.rates, self.optimizer_cfg.get('weight_decay'), **self.decay_rules)
+                model, parts, rates, self.optimizer_cfg.get('weight_decay'), **self.decay_rules)
         except ValueError as error:
             raise ValueError(f'{error} (In a config: backbone_modules and head_modules of paramwise_cfg, and '
                              'optimizer.weight_decay.)') from None
@@ -84,11 +98,11 @@ class DAFTOptimWrapperConstructor:
             f'{g["name"]} (lr {g["lr"]:g}, {sum(p.numel() for p in g["params"]) / 1e6:.2f} M in '
             f'{len(g["params"])} tensors)' for g in groups), logger='current')
         # MMEngine schedules a base rate beside the groups'; it belongs to no parameter here.
-        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=groups, lr=self.rates['head']))
+        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=groups, lr=rates['head']))
         kind = _wrapper_type(self.wrapper_cfg)
         named = type(kind.__name__, (_NamedRates, kind), {})
         wrapper = OPTIM_WRAPPERS.build(dict(self.wrapper_cfg, type=named, optimizer=optimizer))
-        wrapper.rates = self.rates
+        wrapper.rates = rates
         return wrapper
 
 

@@ -3,12 +3,15 @@
 import copy
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -155,6 +158,12 @@ class ModelForward:
         if self.features_only:
             return self.model.extract_feat(_parts(data)[0])
         return self.model._run_forward(data, mode='tensor')
+
+
+def training_precision(runner: Runner) -> AbstractContextManager[Any]:
+    """Return the autocast context of the training, if any."""
+    wrapper = runner.optim_wrapper
+    return wrapper.optim_context(runner.model) if isinstance(wrapper, OptimWrapper) else nullcontext()
 
 
 def _parts(data: Any) -> tuple[Tensor, Any]:

@@ -108,6 +108,8 @@ class Sweep:
 
 
 DAFT_FIXED_HEAD = 1.0
+BASELINES = ('frozen-statistics', 'frozen-bn', 'l2-sp', 'spd', 'averaging', 'layer-decay', 'surgical', 'batch-renorm')
+"""Methods that are not the paper's, each FT with one change (configs/baselines)."""
 LPFT_GRIDS = dict.fromkeys(('moco', 'clip'), (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7))
 LPFT_GRIDS['swav'] = (0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 
@@ -125,7 +127,7 @@ def protocols(start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD) -> dict[
                      Step(('head_lr',), (10.0, 3.0, 0.3, 0.1))),  # 1.0 is known from the first step
                     {'head_lr': fixed_head})
     return {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
-            'integrated-lpft': daft, 'two-rates': daft}
+            'integrated-lpft': daft, 'two-rates': daft, **dict.fromkeys(BASELINES, ft)}
 
 
 @dataclass(frozen=True)

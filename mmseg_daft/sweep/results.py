@@ -27,8 +27,10 @@ from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen
 MOST_RUNNING = 8
 PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
          'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT',
-         'two-rates': 'two rates'}
-"""The methods' names in the paper, in its order; the last is not in it."""
+         'two-rates': 'two rates', 'frozen-statistics': 'frozen statistics', 'frozen-bn': 'frozen batch norm',
+         'l2-sp': 'L2-SP', 'spd': 'SPD', 'averaging': 'weight averaging', 'layer-decay': 'layer-wise decay',
+         'surgical': 'surgical fine-tuning', 'batch-renorm': 'Batch Renormalization'}
+"""The methods' names in the paper, in its order; those from two rates on are not in it."""
 # Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
 LINE, BEST = '#0072B2', '#D55E00'
 STYLE = {'font.size': 8, 'axes.titlesize': 10, 'axes.spines.top': False, 'axes.spines.right': False,

@@ -15,13 +15,16 @@ from support.small_runs import CONFIGS, small, train
 
 from mmseg_daft.engine import BNConversionHook
 from mmseg_daft.engine.convert_model import RECORD
+from mmseg_daft.sweep.protocol import BASELINES
 
-METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation')
+METHODS = ('source', 'lp', 'ft', 'lpft', 'daft', 'ablation', 'baselines')
+STAYS = {'frozen-statistics': r'\.running_', 'frozen-bn': r'(bn\d|downsample\.1)\.', 'surgical': r'\.layer[234]\.'}
+"""What a baseline keeps of the backbone's start."""
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('[!_]*/*.py'))
 
 
 def test_all_configs_are_here():
-    assert len(ALL) == 53
+    assert len(ALL) == 69
     assert {Path(name).parts[0] for name in ALL} == set(METHODS)
 
 
@@ -61,18 +64,27 @@ def test_config_builds(name, make):
     assert converts == ('daft_' in name or '-conversion' in name)
     groups = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper).optimizer.param_groups
     frozen = name.startswith('lp/') and cfg.model.backbone.type == 'ResNet'  # timm's cannot be: its rate is 0
-    assert {group['name'] for group in groups} == ({'head'} if frozen else {'backbone', 'head'})
-    assert all(group['lr'] > 0 or name.startswith('lp/') for group in groups)
+    stages = {'stem', 'stage1', 'stage2', 'stage3', 'stage4'} if 'layer_decay' in (
+        wise := cfg.optim_wrapper.paramwise_cfg) or 'stage_lr_mult' in wise else {'backbone'}
+    assert {group['name'] for group in groups} == ({'head'} if frozen else {*stages, 'head'})
+    assert all(group['lr'] > 0 or name.startswith(('lp/', 'baselines/surgical')) for group in groups)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', [name for name in ALL if not name.startswith('baselines') or 'camvid' in name])
 def test_config_trains_and_evaluates(name, make, tmp_path):
     runner = train(make(name))
     assert runner.iter == 2 and (tmp_path / 'run' / 'iter_2.pth').is_file()
     loss = runner.message_hub.get_scalar('train/loss').current()
     assert torch.isfinite(torch.as_tensor(loss))
     assert 0 <= runner.message_hub.get_scalar('val/mIoU').current() <= 100
+    if name.startswith('baselines'):
+        stays = STAYS.get(Path(name).stem.split('_')[0], '^$')
+        start = torch.load(runner.cfg.model.backbone.init_cfg.checkpoint)['state_dict']
+        state = runner.model.state_dict()
+        for tensor in start:
+            if not tensor.endswith('tracked'):
+                assert torch.equal(start[tensor], state[tensor]) == bool(re.search(stays, tensor)), tensor
 
 
 @pytest.mark.slow
@@ -99,6 +111,16 @@ def test_daft_is_its_ft_baseline_plus_conversion_and_rates(name):
         assert daft['model']['decode_head'].pop('init_cfg') == dict(type='ZeroHead')
     assert daft == ft
     assert len((CONFIGS / name).read_text().splitlines()) <= 10
+
+
+@pytest.mark.parametrize('name', BASELINES)
+def test_a_baseline_is_ft_with_one_change_that_is_the_same_on_both_data_sets(name):
+    changes = []
+    for data in ('r18-day_b8-200_camvid-dusk-160x160', 'r50-moco_b16-30k_voc12aug-513x513'):
+        text = (CONFIGS / 'baselines' / f'{name}_deeplabv3plus_{data}.py').read_text()
+        assert f"_base_ = '../ft/ft_deeplabv3plus_{data}.py'" in text
+        changes.append(text.split('_base_')[1].partition('\n')[2])
+    assert changes[0] == changes[1] and len(changes[0].splitlines()) <= 4
 
 
 @pytest.mark.parametrize('name', ALL)

@@ -1,6 +1,7 @@
 """The constructor inside a real runner: groups, rates in the logs, schedules, and what it refuses."""
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_two_named_groups_with_absolute_rates():
     assert [(g['name'], g['lr'], g['weight_decay'], len(g['params'])) for g in wrapper.optimizer.param_groups] == [
         ('backbone', 0.01, 1e-4, 2), ('head', 0.1, 1e-4, 2)]
     assert wrapper.get_lr() == {'backbone_lr': [0.01], 'head_lr': [0.1]}
+
+
+def test_a_group_a_stage_and_one_a_kind_of_decay():
+    net = nn.ModuleDict(dict(decode_head=nn.Linear(2, 1), backbone=nn.Sequential(OrderedDict(
+        conv1=nn.Conv2d(3, 4, 1), layer1=nn.BatchNorm2d(4), layer2=nn.Conv2d(4, 4, 1)))))
+    wrapper = DAFTOptimWrapperConstructor(dict(optimizer=SGD), dict(
+        RATES, layer_decay=0.5, stage_lr_mult=dict(stage1=0), norm_decay_mult=0))(net)
+    assert [(g['name'], g['lr'], g['weight_decay']) for g in wrapper.optimizer.param_groups] == [
+        ('stem', 0.0025, 1e-4), ('stage1_norm', 0, 0), ('stage2', 0.01, 1e-4), ('head', 0.1, 1e-4)]
+    assert wrapper.get_lr() == {'stem_lr': [0.0025], 'stage1_lr': [0], 'stage2_lr': [0.01], 'head_lr': [0.1]}
+    assert wrapper.rates == dict(stem=0.0025, stage1=0, stage2=0.01, head=0.1)
 
 
 def test_both_rates_follow_the_schedule_in_log_and_visualizer(ft):
@@ -111,6 +123,11 @@ def test_resuming_keeps_names_and_rates(ft):
     (dict(backbone_lr=float('nan'), head_lr=0.1), 'backbone_lr=nan'),
     (dict(RATES, backbone_mult=3, x=1), "does not take 'backbone_mult', 'x'; did you mean 'backbone_"),
     (dict(RATES, custom_keys={}), "does not take 'custom_keys'; it takes backbone_lr.*_delete_=True"),
+    (dict(RATES, layer_decay=0), 'layer_decay=0: it has to be a number above 0, up to 1'),
+    (dict(RATES, layer_decay=1.1), 'layer_decay=1.1'),
+    (dict(RATES, stage_lr_mult=dict(stage1=-1)), "stage_lr_mult={'stage1': -1}: it has to be numbers, 0 or larger"),
+    (dict(RATES, stage_lr_mult={}), 'stage_lr_mult={}'),
+    (dict(RATES, layer_decay=0.7), 'No layer in backbone is named by a stage'),
     (dict(RATES, head_modules=('head',)), "'decode_head.weight' belongs to none of"),
 ])
 def test_bad_options(paramwise_cfg, match):

@@ -1,13 +1,10 @@
 """An MMEngine hook that converts batch-norm layers to the target domain before training starts."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
 
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -16,6 +13,7 @@ from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import VARIANT, ConversionVariant
 from mmseg_daft.engine.checkpoints import settle_start
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD, ConversionSettings, convert_model, state_of
+from mmseg_daft.engine.training_data import training_precision
 
 
 @HOOKS.register_module()
@@ -91,7 +89,7 @@ class BNConversionHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(
-            model, runner.train_dataloader, self.settings, seed[0], runner.cfg, lambda: _precision_of(runner))
+            model, runner.train_dataloader, self.settings, seed[0], runner.cfg, lambda: training_precision(runner))
         runner.message_hub.update_info(RECORD, record.as_dict())
         runner.message_hub.update_info(CONVERTED, state_of(model, record.shifts))
         runner.logger.info(record.summary())
@@ -105,9 +103,3 @@ class BNConversionHook(Hook):
                 'work_dir (load_from takes weights alone), or leave BNConversionHook out to go on as it was.')
         runner.logger.info(f'BN conversion: done before this run was resumed ({record["num_images"]} images of '
                            f'{record["dataset"]}); nothing to do.')
-
-
-def _precision_of(runner: Runner) -> Any:
-    """Return the autocast context of the training, if any."""
-    wrapper = runner.optim_wrapper
-    return wrapper.optim_context(runner.model) if isinstance(wrapper, OptimWrapper) else nullcontext()

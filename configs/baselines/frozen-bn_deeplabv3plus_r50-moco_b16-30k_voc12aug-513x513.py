@@ -1,0 +1,5 @@
+# Baseline on VOC 2012 aug from MoCo-v2: FT, the backbone's batch norm frozen: statistics, γ and β.
+#   mmseg-daft train configs/baselines/frozen-bn_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py
+_base_ = '../ft/ft_deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513.py'
+model = dict(backbone=dict(norm_cfg=dict(requires_grad=False)))
+custom_hooks = [dict(type='BNTestModeHook', modules=('backbone',))]
