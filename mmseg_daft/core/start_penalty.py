@@ -3,12 +3,12 @@
 L2-SP (Li, Grandvalet, Davoine, ICML 2018) adds α/2 · ‖w - w⁰‖² to the loss: weight decay whose origin is the start.
 
 Selective projection decay, SPD (Tian, Huang, Kira, NeurIPS 2024), acts after the optimizer's step, on one tensor at a
-time, and only where the step goes back on the way from the start: where the descent direction -g has a negative inner
-product with w - w⁰. There it takes back a share λ of what the step w̃ added to the distance,
+time, and only where the descent direction -g points back to the start: where it has a negative inner product with
+w - w⁰. There it takes back a share λ of what the step to w̃ added to the distance all the same, by momentum or size,
 
     w ← w̃ - λ · r · (w̃ - w⁰),    r = max(0, (‖w̃ - w⁰‖ - ‖w - w⁰‖) / ‖w̃ - w⁰‖).
 
-With λ = 1 such a step ends no farther from the start than it began.
+With λ = 1 such a step ends as far from the start as it began.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class SelectiveProjection:
 
     @torch.no_grad()
     def finish(self, strength: float) -> None:
-        """Take back the share λ, ``strength``, of what the step added to the distance, where it goes back."""
+        """Take back the share λ, ``strength``, of what the step added to the distance, where -g points back."""
         for (p, origin), distance, back in zip(self.pulled, self.distances, self.back, strict=True):
             moved = p - origin
             now = moved.norm()

@@ -130,15 +130,15 @@ class L2SPHook(_StartPenaltyHook):
 class SPDHook(_StartPenaltyHook):
     """Selective projection decay, in place of weight decay (Tian, Huang, Kira, NeurIPS 2024).
 
-    Where the optimizer's step goes back on the way from the start, and yet ends farther from it, a share of the gain is
-    taken back; see ``core.start_penalty``. In a config::
+    Where a tensor's gradient says to go back to the start, and the optimizer's step ends farther from it all the same,
+    a share of that is taken back; see ``core.start_penalty``. In a config::
 
         custom_hooks = [dict(type='SPDHook', strength=1.0)]
 
     A checkpoint grows by the weights of the start.
 
     Args:
-        strength: λ; with 1 such a step ends no farther from the start than it began.
+        strength: λ; with 1 such a step ends as far from the start as it began.
         modules: The submodules that are pulled.
 
     Raises:
