@@ -38,16 +38,7 @@ from mmseg_daft.files import refuse_unwritable, write_atomically
 from mmseg_daft.options import above, at_least
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
-from mmseg_daft.sweep.protocol import (
-    DAFT_FIXED_HEAD,
-    GRIDS,
-    SEARCHES,
-    STARTS,
-    Decision,
-    Step,
-    Sweep,
-    protocols,
-)
+from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, GRIDS, SEARCHES, STARTS, Decision, Sweep, protocols
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -275,7 +266,7 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
             rates = tuple(map(above(0), values.split(',')))
         except argparse.ArgumentTypeError as error:
             raise SystemExit(f'--grid {word}: {error}. Write rates with commas between: ft.1=0.1,0.01') from None
-        steps[index] = Step(steps[index].rates, rates)
+        steps[index] = dataclasses.replace(steps[index], grid=rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:
         return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)
