@@ -16,7 +16,7 @@ from typing import Any
 
 RATES = ('backbone_lr', 'head_lr')
 REPORT = 'report'
-UNCONVERTED = '-unconverted'
+UNCONVERTED = '-plain'
 """Ends the name of a stage that trains without the conversion that its method's config has."""
 STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 

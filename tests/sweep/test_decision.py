@@ -74,7 +74,7 @@ def test_the_released_search_converts_in_its_second_step_alone_and_nothing_of_th
     sweep = Sweep({'daft': known['daft']}, report_seeds=(0,))
     first = decide(sweep, {})
     assert [r.name for r in first.start] == [
-        run('step1-unconverted', rate, 1) for rate in (1e-4, 3e-5, 1e-5, 3e-6)]
+        run('step1-plain', rate, 1) for rate in (1e-4, 3e-5, 1e-5, 3e-6)]
     seen = {r.name: Seen(90.0 + (r.backbone_lr == 3e-5)) for r in first.start}
     second = decide(sweep, seen)
     assert [r.name for r in second.start] == [run('step2', 3e-5, head) for head in (10, 3, 0.3, 0.1)]

@@ -117,7 +117,7 @@ def test_the_first_step_of_the_released_search_trains_as_integrated_lpft(sweep, 
     start = write_methods(tmp_path, shapes_root, ('daft',))['daft']
     output = sweep('plan', tmp_path / 'sweep', '--method', f'daft={start}', '--search', 'released', '--gpus-per-run', 0,
                    '--held-out', 0.3, '--grids-of', 'cifar', '--report-seeds', 0)
-    assert 'step1-unconverted 4 0.0001, 3e-05, 1e-05, 3e-06 1 ' in output and '9 runs of 2 iterations' in output
+    assert 'daft step1- 4 0.0001, 3e-05, 1e-05, 3e-06 1 0 plain step2 4' in output and '9 runs of 2' in output
     folder, trained = SweepFolder.load(tmp_path / 'sweep'), []
     first = decide(folder.sweep, {}).start[0]
     assert str(folder.frozen_config('daft', first.stage)) in folder.train_command(first, tmp_path, None)
@@ -599,9 +599,12 @@ def test_what_is_shown_fits_and_nothing_is_cut(what, columns, half_way, monkeypa
     decision = half_way.look({'queued'})
     words, reported = {*protocols(), 'step1', 'report'}, [run for run in decision.runs if run.stage == 'report']
     if what == 'plan':
-        make_console().print(*plan_table(half_way), sep='\n')
+        released = dataclasses.replace(half_way.sweep, methods=protocols(search='released'))
+        for folder in (half_way, dataclasses.replace(half_way, sweep=released)):
+            make_console().print(*plan_table(folder), sep='\n')
         grids = [step.grid for protocol in protocols().values() for step in protocol.steps]
-        words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'step2', 'runs', 'GPU', 'seeds', '1640.4'}
+        words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'runs', 'GPU', 'seeds', '1640.4'}
+        words |= {'step1-', 'plain', 'step2'}
     elif what == 'log':
         ChangeLog(make_console())(decision, 'Slurm does not answer: waiting for it')
         words = {f'{run.name}:' for run in decision.runs} | {'99.50'}
