@@ -2,7 +2,7 @@
 
 Ha, Jeong, Lee, AAAI 2024: section "Integrated LP-FT" for the two steps, supplement "Hyperparameter Details" for the
 grids. Those are the grids of its classification runs; the paper does not say what was swept for segmentation. The
-grids per data set, and the search that is not as the text has it, are from the authors' files (hsh1108/DAFT, 7e53240).
+grids per data set, and the released search, are those of the authors' files (hsh1108/DAFT at 7e53240).
 """
 
 from __future__ import annotations
@@ -150,6 +150,7 @@ def protocols(
     """
     parts = GRIDS['paper']['all'], GRIDS['paper'][start], GRIDS[grids][start]
     rates = {place: tuple(map(float, values)) for part in parts for place, values in part.items()}
+    # Ours: the paper's linear probes are logistic regressions, without a rate.
     lp = Protocol((Step(('head_lr',), rates['lp.1']),), {'backbone_lr': 0.0})
     ft = Protocol((Step(RATES, rates['ft.1']),))
     lpft = Protocol((Step(RATES, rates['lpft.1']),), starts_from='lp')

@@ -55,8 +55,8 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
                 seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
                 cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
             total, hours = total + runs, hours + sum(cost)
-            table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost), *(tried[rate] for rate in RATES),
-                          ', '.join(map(str, seeds)), end_section=stage == REPORT)
+            table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost),
+                          *(tried[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
     return table, f'{total} runs of {sweep.iterations} iterations' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed
         else '; plan with --probe 20 to train 20 iterations of each and estimate the GPU hours.')

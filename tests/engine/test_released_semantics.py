@@ -55,7 +55,7 @@ def state_of(model):
 
 
 def config(name, data, folder):
-    """A method's CamVid config with the linear head of configs/_base_/models, small, without augmentation at random."""
+    """A method's CamVid config, small, with the linear head of configs/_base_/models and nothing to evaluate."""
     method = name.partition(',')[0]
     room = method if method in ('lp', 'ft', 'lpft', 'daft') else 'ablation'
     cfg = small(f'{room}/{method}_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py', folder / 'run', data, STEPS)
@@ -71,7 +71,6 @@ def run(cfg):
     """Train in float64; return the runner, the start and what was seen."""
     runner, start, seen = Runner.from_cfg(cfg), Start(), Seen()
     runner.model.double().data_preprocessor.register_forward_hook(seen.data)
-    runner.logger.setLevel('ERROR')
     for hook in (start, Probe(seen)):
         runner.register_hook(hook)
     runner.train()
