@@ -82,7 +82,7 @@ setup(
     **license,
     license_files=['LICENSE'],
     packages=find_packages(include=['mmseg_daft', 'mmseg_daft.*']),
-    package_data={'mmseg_daft': ['py.typed', '*/*.j2']},
+    package_data={'mmseg_daft': ['py.typed', '*/*.j2', 'sweep/grids.json']},
     cmdclass={'build_py': BuildWithConfigs},
     entry_points={'console_scripts': ['mmseg-daft = mmseg_daft.cli:main']},
     python_requires='>=3.10',

@@ -9,7 +9,9 @@ cluster or on this machine.
 Interrupted anywhere, `run` goes on where it was.
 
 DAFT has two steps: ten values of backbone_lr with head_lr at 1.0, then four more
-of head_lr with the backbone_lr that won; FT, LP and LP-FT have one. The paper
+of head_lr with the backbone_lr that won; FT, LP and LP-FT have one. In the
+authors' files (--search released) the first step has no conversion and batch norm
+in eval mode; it tries four to six values per data set (--grids-of). The paper
 does not say on which images its segmentation rates were selected, and VOC and
 Cityscapes have only one public labeled split beside train. Here no reported
 image selects: the runs of the steps train without a held-out tenth of the
@@ -36,7 +38,7 @@ from mmseg_daft.files import refuse_unwritable, write_atomically
 from mmseg_daft.options import above, at_least
 from mmseg_daft.sweep.folder import CODE, SweepFolder
 from mmseg_daft.sweep.job import Executor, revision, slurm_queue
-from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, LPFT_GRIDS, Decision, Step, Sweep, protocols
+from mmseg_daft.sweep.protocol import DAFT_FIXED_HEAD, GRIDS, SEARCHES, STARTS, Decision, Sweep, protocols
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -53,9 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan, run = here['plan'], here['run']
     plan.add_argument('--method', action='append', required=True, metavar='NAME=CONFIG', dest='methods',
                       help=f'one of {", ".join(protocols())}; repeat for several')
-    plan.add_argument('--start', choices=LPFT_GRIDS, default='moco', help="whose grid LP-FT has (default: moco's)")
+    plan.add_argument('--search', choices=SEARCHES, default='paper',
+                      help="as the paper's text has it, or as the authors' files do (default: paper)")
+    plan.add_argument('--start', choices=STARTS, default='moco', help="whose grids are used (default: moco's)")
+    plan.add_argument('--grids-of', choices=GRIDS, default='paper', metavar='DATA',
+                      help="the paper's text, or the authors' files for one of their data sets: "
+                      f'{", ".join(GRIDS)} (default: paper)')
     plan.add_argument('--grid', action='append', default=[], metavar='NAME.STEP=RATE,…',
-                      help="another grid than the paper's, for instance daft.2=1,0.3")
+                      help='a grid of your own, for instance daft.2=1,0.3')
     seed, rate = at_least(0, 2**32 - 1), above(0)
     plan.add_argument('--fixed-head-lr', type=rate, default=DAFT_FIXED_HEAD, metavar='RATE',
                       help='head_lr in step 1 of two (default: 1.0)')
@@ -230,7 +237,8 @@ def collect(args: argparse.Namespace, console: Console) -> int:
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept."""
-    known, chosen, configs = protocols(args.start, args.fixed_head_lr), {}, {}
+    known = protocols(args.start, args.fixed_head_lr, args.search, args.grids_of)
+    chosen, configs = {}, {}
     for word in args.methods:
         name, _, config = word.partition('=')
         if name not in known:
@@ -240,6 +248,11 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         if name in configs:
             raise SystemExit(f'--method {name} is named twice: {configs[name]} and {config}. Keep one of them.')
         configs[name], chosen[name] = config, known[name]
+    asked = protocols(args.start, args.fixed_head_lr, grids=args.grids_of)
+    if args.search != 'paper' and all(known[name] == asked[name] for name in chosen):
+        others = [name for name in known if known[name] != asked[name]]
+        raise SystemExit(f'--search {args.search} searches {", ".join(others)} in another way, and none of them is a '
+                         '--method: leave it out, or name one.')
     for word in args.grid:
         place, _, values = word.partition('=')
         name, _, number = place.partition('.')
@@ -253,7 +266,7 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
             rates = tuple(map(above(0), values.split(',')))
         except argparse.ArgumentTypeError as error:
             raise SystemExit(f'--grid {word}: {error}. Write rates with commas between: ft.1=0.1,0.01') from None
-        steps[index] = Step(steps[index].rates, rates)
+        steps[index] = dataclasses.replace(steps[index], grid=rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:
         return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)

@@ -21,7 +21,17 @@ from typing import Any
 
 from mmseg_daft.files import read_json, tool, write_atomically
 from mmseg_daft.run_output import final_checkpoint
-from mmseg_daft.sweep.protocol import RATES, REPORT, Decision, Run, Seen, Sweep, decide_by_looking, rate_text
+from mmseg_daft.sweep.protocol import (
+    RATES,
+    REPORT,
+    UNCONVERTED,
+    Decision,
+    Run,
+    Seen,
+    Sweep,
+    decide_by_looking,
+    rate_text,
+)
 
 CODE = Path(__file__).resolve().parents[1]
 # What may differ where the same sweep is planned again, and where the same run is reached in another way: another
@@ -224,7 +234,7 @@ class SweepFolder:
 
     def save(self) -> None:
         """Write ``sweep.json``; raise ``SystemExit`` where the folder holds another sweep."""
-        file, content = self.path / 'sweep.json', asdict(self)
+        file, content = self.path / 'sweep.json', dict(asdict(self), sweep=self.sweep.to_json())
         del content['path']
         before = read_json(file)  # where the same sweep is there, it changes only if its directory has moved
         if before and Path(before.get('directory', '.')).is_dir():
@@ -236,8 +246,9 @@ class SweepFolder:
         return RunFolder(self.path.resolve() / 'runs' / run.name)
 
     def frozen_config(self, method: str, stage: str) -> Path:
-        """Return the path of a method's frozen config: one is for ``REPORT``, the other for the steps that select."""
-        return self.path.resolve() / 'configs' / f'{method}-{REPORT if stage == REPORT else "select"}.py'
+        """Return the path of a method's frozen config: for ``REPORT``, or for the steps that select."""
+        kind = REPORT if stage == REPORT else f'select{UNCONVERTED if stage.endswith(UNCONVERTED) else ""}'
+        return self.path.resolve() / 'configs' / f'{method}-{kind}.py'
 
     def train_command(self, run: Run, work_dir: Path, start: Path | None) -> list[str]:
         """Return the command that trains a run from its start: a checkpoint, if it starts from another run."""

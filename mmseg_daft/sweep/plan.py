@@ -1,6 +1,7 @@
-"""What ``plan`` makes of the configs: two frozen ones per method, held-out images that select, and a timing.
+"""What ``plan`` makes of the configs: frozen ones, held-out images that select, and a timing.
 
-Of the two, one selects by the held-out part of the training images, the other is reported.
+Each method has one that is reported and one that selects by the held-out part of the training images; where a step
+trains without the method's conversion, one more for this step.
 """
 
 import copy
@@ -42,7 +43,7 @@ def read(path: str, options: list[str]) -> Config:
 
 
 def freeze(folder: SweepFolder) -> None:
-    """Write both configs of every method, and the lists of images that they name.
+    """Write the configs of every method, and the lists of images that they name.
 
     Frozen, because a sweep runs for days: what is edited meanwhile does not reach its later runs.
 
@@ -58,10 +59,14 @@ def freeze(folder: SweepFolder) -> None:
         report = copy.deepcopy(cfg)
         report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
         select_by_held_out(folder, cfg)
-        for stage, frozen, evaluated in ((REPORT, report, 'test_dataloader'), ('step1', cfg, 'val_dataloader')):
+        for frozen, evaluated in ((report, 'test_dataloader'), (cfg, 'val_dataloader')):
             for part in ('train_dataloader', evaluated):
                 with _building(named, part):
                     Runner.build_dataloader(frozen[part], seed=0)
+        frozen_configs = {REPORT: report} | {
+            stage: cfg if step.converted else without_conversion(named, cfg)
+            for stage, step in folder.sweep.methods[method].stages().items()}
+        for stage, frozen in frozen_configs.items():
             write_atomically(folder.frozen_config(method, stage), frozen.pretty_text)
 
 
@@ -85,6 +90,25 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if floor > lowest:
         raise SystemExit(f'{path}: the schedule ends at eta_min={floor:g}, above the rate {rate_text(lowest)} of the '
                          'grid; set it to 0.')
+
+
+def without_conversion(path: str, cfg: Config) -> Config:
+    """Return a config with batch norm in eval mode in place of its conversion, in the modules that this would convert.
+
+    Raises:
+        SystemExit: There is no conversion, or batch norm is in eval mode beside it.
+    """
+    cfg = copy.deepcopy(cfg)
+    if (hook := hook_of(cfg, 'BNConversionHook')) is None:
+        raise SystemExit(f'{path}: has no BNConversionHook, and the second step of --search released converts. Name a '
+                         'config with one, or leave the option out.')
+    if hook_of(cfg, 'BNTestModeHook') is not None or cfg.model.get('backbone', {}).get('norm_eval'):
+        raise SystemExit(f'{path}: keeps batch norm in eval mode, and the second step of --search released trains it. '
+                         'Take BNTestModeHook and norm_eval out: the first step has them by itself.')
+    modules = hook.get('modules', ('backbone',))
+    hook.clear()
+    hook.update(type='BNTestModeHook', modules=modules)
+    return cfg
 
 
 def check_types(path: str, cfg: Config) -> None:

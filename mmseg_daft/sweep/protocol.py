@@ -1,18 +1,23 @@
 """The paper's search as data, the runs that it is made of, and what to do next, given what is known of them.
 
 Ha, Jeong, Lee, AAAI 2024: section "Integrated LP-FT" for the two steps, supplement "Hyperparameter Details" for the
-grids. Those are the grids of its classification runs; the paper does not say what was swept for segmentation.
+grids. Those are the grids of its classification runs; the paper does not say what was swept for segmentation. The
+grids per data set, and the released search, are those of the authors' files (hsh1108/DAFT at 7e53240).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 RATES = ('backbone_lr', 'head_lr')
 REPORT = 'report'
+UNCONVERTED = '-plain'
+"""Ends the name of a stage that trains without the conversion that its method's config has."""
 STATES = ('done', 'running', 'queued', 'to start', 'diverged', 'failed')
 
 
@@ -24,10 +29,15 @@ def rate_text(rate: float) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """One sweep over one of ``RATES``, or over both at once; the grid's values are from the largest."""
+    """One sweep over one of ``RATES``, or over both at once; the grid's values are from the largest.
+
+    It trains as the method's config says; where not ``converted``, without its conversion and with the batch norm that
+    this would convert in eval mode.
+    """
 
     rates: tuple[str, ...]
     grid: tuple[float, ...]
+    converted: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,18 @@ class Protocol:
     fixed: Mapping[str, float] = field(default_factory=dict)  # the rates that no step before has swept
     starts_from: str | None = None  # the method whose final model this one starts from
 
+    def stages(self) -> dict[str, Step]:
+        """Return the steps by the names of their stages."""
+        return {f'step{number}{"" if step.converted else UNCONVERTED}': step
+                for number, step in enumerate(self.steps, start=1)}
+
 
 @dataclass(frozen=True)
 class Run:
     """One training: a method at two rates with a seed.
 
-    The stages ``'step1'``, ``'step2'``, … train without the held-out images and are selected by them; ``REPORT``
-    trains on all images and is evaluated on the reported split.
+    The stages of ``Protocol.stages`` train without the held-out images and are selected by them; ``REPORT`` trains on
+    all images and is evaluated on the reported split.
     """
 
     method: str
@@ -97,11 +112,20 @@ class Sweep:
         """Return the methods such that each comes after the one that it starts from."""
         return sorted(self.methods, key=lambda name: self.methods[name].starts_from is not None)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it for JSON; a step as before 0.2, where every one was converted, stays as it was."""
+        content = asdict(self)
+        for protocol in content['methods'].values():
+            for step in protocol['steps']:
+                if step['converted']:
+                    del step['converted']
+        return content
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Sweep:
-        """Return the sweep from what ``dataclasses.asdict`` and JSON made of it."""
-        methods = {name: Protocol(tuple(Step(tuple(step['rates']), tuple(step['grid'])) for step in protocol['steps']),
-                                  protocol['fixed'], protocol['starts_from'])
+        """Return the sweep from what ``to_json`` and JSON made of it."""
+        methods = {name: Protocol(tuple(Step(tuple(step['rates']), tuple(step['grid']), step.get('converted', True))
+                                        for step in protocol['steps']), protocol['fixed'], protocol['starts_from'])
                    for name, protocol in content['methods'].items()}
         return cls(methods, tuple(content['select_seeds']), tuple(content['report_seeds']), content['metric'],
                    content['iterations'])
@@ -110,24 +134,38 @@ class Sweep:
 DAFT_FIXED_HEAD = 1.0
 BASELINES = ('frozen-statistics', 'frozen-bn', 'l2-sp', 'spd', 'averaging', 'layer-decay', 'surgical', 'batch-renorm')
 """Methods that are not the paper's, each FT with one change (configs/baselines)."""
-LPFT_GRIDS = dict.fromkeys(('moco', 'clip'), (1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7))
-LPFT_GRIDS['swav'] = (0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
+STARTS = ('moco', 'clip', 'swav')
+SEARCHES = ('paper', 'released')
+GRIDS: dict[str, dict[str, dict[str, list[float]]]] = json.loads(Path(__file__).with_name('grids.json').read_text())
+"""Rates by data set (``'paper'`` for those of its text), start and ``NAME.STEP``; what is not here is the paper's."""
 
 
-def protocols(start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD) -> dict[str, Protocol]:
+def protocols(
+    start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD, search: str = 'paper', grids: str = 'paper',
+) -> dict[str, Protocol]:
     """Return the protocol of every method that has configs here, by name.
 
-    ``start`` is the pre-trained model, on which LP-FT's grid depends, and ``fixed_head`` the first step's ``head_lr``.
+    ``start`` is the pre-trained model and ``grids`` the data set, on both of which rates depend; ``fixed_head`` is the
+    first step's ``head_lr``. ``search`` is the paper's, where all steps of a method train alike, or that of the
+    authors' files: DAFT's first step trains without the conversion, as integrated LP-FT does, which has no second step
+    there; and FT + conversion tries the rates of that first step.
     """
+    parts = GRIDS['paper']['all'], GRIDS['paper'][start], GRIDS[grids][start]
+    rates = {place: tuple(map(float, values)) for part in parts for place, values in part.items()}
     # Ours: the paper's linear probes are logistic regressions, without a rate.
-    lp = Protocol((Step(('head_lr',), (10.0, 3.0, 1.0, 0.3, 0.1)),), {'backbone_lr': 0.0})
-    ft = Protocol((Step(RATES, (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)),))
-    lpft = Protocol((Step(RATES, LPFT_GRIDS[start]),), starts_from='lp')
-    daft = Protocol((Step(('backbone_lr',), (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)),
-                     Step(('head_lr',), (10.0, 3.0, 0.3, 0.1))),  # 1.0 is known from the first step
+    lp = Protocol((Step(('head_lr',), rates['lp.1']),), {'backbone_lr': 0.0})
+    ft = Protocol((Step(RATES, rates['ft.1']),))
+    lpft = Protocol((Step(RATES, rates['lpft.1']),), starts_from='lp')
+    daft = Protocol((Step(('backbone_lr',), rates['daft.1']), Step(('head_lr',), rates['daft.2'])),
                     {'head_lr': fixed_head})
-    return {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
-            'integrated-lpft': daft, 'two-rates': daft, **dict.fromkeys(BASELINES, ft)}
+    known = {'lp': lp, 'ft': ft, 'lpft': lpft, 'daft': daft, 'ft-conversion': ft, 'lpft-conversion': lpft,
+             'integrated-lpft': daft, 'two-rates': daft, **dict.fromkeys(BASELINES, ft)}
+    if search == 'released':
+        first, second = daft.steps
+        known |= {'daft': replace(daft, steps=(replace(first, converted=False), second)),
+                  'integrated-lpft': replace(daft, steps=(first,)),
+                  'ft-conversion': Protocol((Step(RATES, first.grid),))}
+    return known
 
 
 @dataclass(frozen=True)
@@ -165,6 +203,7 @@ class Decision:
     winners: dict[tuple[str, str], Run] = field(default_factory=dict)  # who won, by method and stage
     blocked: dict[str, str] = field(default_factory=dict)  # why a method cannot go on
     to_come: int = 0  # how many runs there will be whose rates are yet to be found
+    rivals: dict[tuple[str, str], list[Run]] = field(default_factory=dict)  # of whom one wins, by method and stage
     complete: bool = False  # nothing is left to do
 
     def look(self, run: Run) -> Seen:
@@ -230,7 +269,7 @@ class _Deciding:
     def add_runs(self, method: str) -> None:
         """Add the runs of a method's stages until there is one whose rates are not known yet."""
         protocol, decision = self.sweep.methods[method], self.decision
-        stages = [(f'step{number}', step, self.sweep.select_seeds) for number, step in enumerate(protocol.steps, 1)]
+        stages = [(stage, step, self.sweep.select_seeds) for stage, step in protocol.stages().items()]
         stages.append((REPORT, Step((), (0,)), self.sweep.report_seeds))  # one point: the rates that won
         decision.to_come += sum(len(step.grid) * len(seeds) for _, step, seeds in stages)
         rates, known = dict(protocol.fixed), []
@@ -244,7 +283,7 @@ class _Deciding:
             runs = [run for point in points for seed, start in starts.items()
                     if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
             decision.runs += runs
-            known += runs
+            known = decision.rivals[method, stage] = known + runs
             gave_up = [run for run in runs if self.gave_up(run)]
             if gave_up and not self.accept_missing:
                 names = ', '.join(run.name for run in gave_up)
@@ -260,13 +299,14 @@ class _Deciding:
             best = max(scores, key=scores.get)
             decision.winners[method, stage] = next(run for run in known if run.rates == best)
             rates = dict(zip(RATES, best, strict=True))
+            known = known if step.converted else []  # another training does not compete with the steps that follow
 
     def starts(self, method: str, stage: str, seeds: tuple[int, ...]) -> dict[int, Run | None] | None:
         """Return by seed the run that a run starts from, ``None`` while one of them has no model."""
         base, decision = self.sweep.methods[method].starts_from, self.decision
         if base is None:
             return dict.fromkeys(seeds)
-        winner = decision.winners.get((base, f'step{len(self.sweep.methods[base].steps)}'))
+        winner = decision.winners.get((base, [*self.sweep.methods[base].stages()][-1]))
         runs = {run.seed: run for run in decision.runs if winner and run.method == base and run.rates == winner.rates
                 and (run.stage == REPORT) == (stage == REPORT)}
         for seed in seeds:

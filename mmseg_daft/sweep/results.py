@@ -45,11 +45,11 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     for method in sweep.order():
         protocol, stages = sweep.methods[method], []
         rates = {rate: rate_text(value) for rate, value in protocol.fixed.items()}
-        for number, step in enumerate(protocol.steps, start=1):
+        for stage, step in protocol.stages().items():
             swept = {rate: ', '.join(map(rate_text, step.grid)) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
-            stages.append((f'step{number}', {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            stages.append((stage, {**rates, **swept}, sweep.select_seeds, len(step.grid)))
             rates |= dict.fromkeys(step.rates, 'best')
         for stage, tried, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
             runs, cost = points * len(seeds), []
@@ -57,8 +57,8 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
                 seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
                 cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
             total, hours = total + runs, hours + sum(cost)
-            table.add_row(method, stage, str(runs), *map(_shown, cost), *(tried[rate] for rate in RATES),
-                          ', '.join(map(str, seeds)), end_section=stage == REPORT)
+            table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost),
+                          *(tried[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
     return table, f'{total} runs of {sweep.iterations} iterations' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed
         else '; plan with --probe 20 to train 20 iterations of each and estimate the GPU hours.')
@@ -335,8 +335,7 @@ def draw_curves(decision: Decision, metric: str, path: Path) -> None:
             swept, fixed = RATES if len({run.backbone_lr for run in here}) > 1 else RATES[::-1]
             held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
             if not both:
-                here += [run for run in selecting
-                         if run.method == method and run.stage < stage and getattr(run, fixed) == held]
+                here = [run for run in decision.rivals[method, stage] if getattr(run, fixed) == held]
             axes = figure.add_subplot(
                 lines, columns, number, xscale='log', ylim=(min(values) - 1.8 * margin, max(values) + 1.8 * margin),
                 xlabel='both rates' if both else swept,

@@ -1,12 +1,11 @@
-"""Single decisions of a sweep, and the paper's grids, read out of its text by hand."""
+"""Single decisions of a sweep, and the grids, read by hand out of the paper's text and the authors' files."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
 from mmseg_daft.sweep.folder import count_failures
-from mmseg_daft.sweep.protocol import Protocol, Run, Seen, Step, Sweep, decide, protocols
+from mmseg_daft.sweep.protocol import GRIDS, Protocol, Run, Seen, Step, Sweep, decide, protocols
 
 DAFT = Protocol((Step(('backbone_lr',), (0.1, 0.01)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0})
 SWEEP = Sweep({'daft': DAFT}, report_seeds=(0, 1))
@@ -29,6 +28,32 @@ def test_the_grids_are_the_paper_s():
     assert known['daft'].fixed == {'head_lr': 1.0}
 
 
+@pytest.mark.parametrize(('data', 'start', 'method', 'grid'), [
+    ('cifar', 'moco', 'daft', (1e-4, 3e-5, 1e-5, 3e-6)),
+    ('fmow', 'moco', 'daft', (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)),
+    ('domainnet', 'clip', 'daft', (3e-5, 1e-5, 3e-6, 1e-6, 3e-7)),
+    ('entity', 'clip', 'daft', (1e-4, 3e-5, 1e-6, 3e-7)),  # with a gap
+    ('domainnet', 'swav', 'daft', (0.3, 0.1, 0.03, 0.01, 3e-3)),
+    ('domainnet', 'moco', 'ft', (0.01, 3e-3, 1e-3, 3e-4, 1e-4)),
+    ('living', 'swav', 'ft', (0.1, 0.03)),
+    ('living', 'swav', 'lpft', (0.01, 0.003, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6))])
+def test_the_grids_of_a_data_set_are_those_of_the_authors_files(data, start, method, grid):
+    known = protocols(start, grids=data)
+    assert known[method].steps[0].grid == grid
+    assert known['daft'].steps[1].grid == (10.0, 3.0, 0.3, 0.1)
+
+
+def test_every_data_set_has_a_grid_of_its_own_for_every_start():
+    assert set(GRIDS) == {'paper', 'cifar', 'domainnet', 'entity', 'fmow', 'living'}
+    runs = {start: [len(protocols(start, grids=data)['daft'].steps[0].grid) for data in GRIDS if data != 'paper']
+            for start in ('moco', 'clip', 'swav')}
+    assert runs == {'moco': [4, 6, 4, 5, 4], 'clip': [4, 5, 4, 5, 4], 'swav': [4, 5, 5, 5, 4]}
+    for data, parts in GRIDS.items():
+        for grids in parts.values():
+            for place, rates in grids.items():
+                assert rates == sorted({*rates}, reverse=True), f'{data}, {place}'  # of equal scores the first wins
+
+
 def test_daft_is_10_and_4_runs():
     decision = decide(Sweep({'daft': protocols()['daft']}), {})
     assert [r.backbone_lr for r in decision.start] == [0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6]
@@ -42,6 +67,33 @@ def test_the_second_step_competes_with_the_first_s_winner():
     assert decision.winners['daft', 'step2'].rates == (0.01, 1.0)
     assert [r.name for r in decision.start] == [run('report', 0.01, 1, seed) for seed in (0, 1)]
     assert not decision.complete
+
+
+def test_the_released_search_converts_in_its_second_step_alone_and_nothing_of_the_first_competes():
+    known = protocols(search='released', grids='cifar')
+    sweep = Sweep({'daft': known['daft']}, report_seeds=(0,))
+    first = decide(sweep, {})
+    assert [r.name for r in first.start] == [
+        run('step1-plain', rate, 1) for rate in (1e-4, 3e-5, 1e-5, 3e-6)]
+    seen = {r.name: Seen(90.0 + (r.backbone_lr == 3e-5)) for r in first.start}
+    second = decide(sweep, seen)
+    assert [r.name for r in second.start] == [run('step2', 3e-5, head) for head in (10, 3, 0.3, 0.1)]
+    seen |= {r.name: Seen(50.0 + (r.head_lr == 0.3)) for r in second.start}
+    last = decide(sweep, seen)
+    assert [r.name for r in last.start] == [run('report', 3e-5, 0.3)]
+    assert set(last.rivals['daft', 'step2']) == set(second.start)
+    # Nor is a head_lr known from the first step.
+    daft = Protocol((known['daft'].steps[0], Step(('head_lr',), (1.0, 0.1))), {'head_lr': 1.0})
+    assert [r.head_lr for r in decide(Sweep({'daft': daft}), seen).start] == [1.0]
+
+
+def test_the_released_search_s_other_rows():
+    """Integrated LP-FT ends with the first step; FT + conversion tries its rates; all others are as in the paper."""
+    paper, released = protocols('swav', grids='fmow'), protocols('swav', grids='fmow', search='released')
+    assert released['integrated-lpft'].steps == paper['daft'].steps[:1]
+    assert released['integrated-lpft'].fixed == {'head_lr': 1.0}
+    assert released['ft-conversion'].steps == (Step(('backbone_lr', 'head_lr'), (0.3, 0.1, 0.03, 0.01, 3e-3)),)
+    assert {name for name in paper if paper[name] != released[name]} == {'daft', 'integrated-lpft', 'ft-conversion'}
 
 
 def test_a_diverged_rate_loses_and_counts_as_a_result():
@@ -97,9 +149,10 @@ def test_lpft_waits_for_the_model_of_lp_with_the_same_seed():
         Sweep({'lpft': lpft})
 
 
-def test_a_sweep_survives_its_file():
-    sweep = Sweep(protocols('swav'), (0, 1), (3, 4, 5), iterations=7)
-    assert Sweep.from_json(json.loads(json.dumps(asdict(sweep)))) == sweep
+@pytest.mark.parametrize('search', ['paper', 'released'])
+def test_a_sweep_survives_its_file(search):
+    sweep = Sweep(protocols('swav', search=search), (0, 1), (3, 4, 5), iterations=7)
+    assert Sweep.from_json(json.loads(json.dumps(sweep.to_json()))) == sweep
 
 
 def attempt(outcome, job='1', iteration=0):

@@ -111,6 +111,47 @@ def test_conversions_share_their_statistics(voc_root, tmp_path):
     assert [file for file in files if file] == [f'{tmp_path}/sweep/statistics/{{pass}}.safetensors']
 
 
+@pytest.mark.slow
+def test_the_first_step_of_the_released_search_trains_as_integrated_lpft(sweep, shapes_root, tmp_path):
+    """To the bit; its second step and what is reported are the method's own config."""
+    start = write_methods(tmp_path, shapes_root, ('daft',))['daft']
+    output = sweep('plan', tmp_path / 'sweep', '--method', f'daft={start}', '--search', 'released', '--gpus-per-run', 0,
+                   '--held-out', 0.3, '--grids-of', 'cifar', '--report-seeds', 0)
+    assert 'daft step1- 4 0.0001, 3e-05, 1e-05, 3e-06 1 0 plain daft step2 4' in output
+    folder, trained = SweepFolder.load(tmp_path / 'sweep'), []
+    first = decide(folder.sweep, {}).start[0]
+    assert str(folder.frozen_config('daft', first.stage)) in folder.train_command(first, tmp_path, None)
+    hooks = {stage: Config.fromfile(folder.frozen_config('daft', stage)).custom_hooks
+             for stage in (first.stage, 'step2', 'report')}
+    assert [hook['type'] for stage in ('step2', 'report') for hook in hooks[stage]] == 2 * ['BNConversionHook']
+    for these in (hooks[first.stage], Config.fromfile(SMALL / 'integrated-lpft.py').custom_hooks):
+        cfg = Config.fromfile(folder.frozen_config('daft', 'step2'))
+        cfg.update(work_dir=str(tmp_path / f'{len(trained)}'), custom_hooks=these, randomness=dict(seed=0),
+                   experiment_name=f'released-{len(trained)}', val_dataloader=None, val_cfg=None, val_evaluator=None)
+        trained.append(train(cfg).model.state_dict())
+    assert all(torch.equal(trained[0][name], tensor) for name, tensor in trained[1].items())
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ({'custom_hooks': []}, 'x.py: has no BNConversionHook, and the second step of --search released converts'),
+    ({'custom_hooks': [dict(type='BNConversionHook'), dict(type='BNTestModeHook')]},
+     'x.py: keeps batch norm in eval mode, and the second step of --search released trains it'),
+    ({'model.backbone.norm_eval': True}, 'keeps batch norm in eval mode')])
+def test_what_the_released_search_cannot_train_is_refused(change, message, shapes_root, tmp_path):
+    cfg = small(SMALL / 'daft.py', tmp_path, shapes_root)
+    cfg.merge_from_dict(change)
+    with pytest.raises(SystemExit, match=message):
+        plan.without_conversion('x.py', cfg)
+
+
+def test_the_first_step_of_the_released_search_keeps_the_modules_that_are_converted(shapes_root, tmp_path):
+    converted = dict(type='BNConversionHook', modules=('backbone.layer4',), blend=0.5)
+    cfg = small(SMALL / 'daft.py', tmp_path, shapes_root, custom_hooks=[dict(type='FeatureDistortionHook'), converted])
+    assert plan.without_conversion('x.py', cfg).custom_hooks == [
+        dict(type='FeatureDistortionHook'), dict(type='BNTestModeHook', modules=('backbone.layer4',))]
+    assert cfg.custom_hooks[1] == converted
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     ({'param_scheduler.0.eta_min': 1e-3}, 'ends at eta_min=0.001, above the rate 0.0001'),
     ({'optim_wrapper.constructor': 'Default'}, "are DAFTOptimWrapperConstructor's"),
@@ -375,7 +416,9 @@ def test_misspelt_methods_and_grids_are_named(sweep, tmp_path):
     (['--select-seeds', '1', '1'], 'The seeds 1, 1 name one twice'),
     (['--report-seeds', '0', '1', '0'], 'The seeds 0, 1, 0 name one twice'),
     (['--method', 'ft=other.py'], '--method ft is named twice: x.py and other.py'),
-    (['--method', 'daft'], '--method daft: write NAME=CONFIG')])
+    (['--method', 'daft'], '--method daft: write NAME=CONFIG'),
+    (['--search', 'released'], '--search released searches daft, ft-conversion, integrated-lpft in another way, and '
+     'none of them is a --method')])
 def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -388,7 +431,7 @@ WRONG = {
              '--held-out-seed': ['-1', 'x', '1.5'], '--select-seeds': ['-1', '4294967296', 'x', '0.5'],
              '--report-seeds': ['-1', '4294967296', 'x', '0.5'], '--gpus-per-run': ['-1', '0.5', 'x'],
              '--probe': ['0', '-1', '2.5', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'], '--executor': ['slrum'],
-             '--start': ['mocco'], '--held-out-by': ['city']},
+             '--start': ['mocco'], '--held-out-by': ['city'], '--search': ['relased'], '--grids-of': ['voc']},
     'run': {'--parallel': ['0', '-1', '1.5', 'nan', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'],
             '--max-failures': ['-1', '0.5', 'x'], '--interval': ['0', '-1', 'nan', 'x'], '--executor': ['slrum']}}
 
@@ -556,9 +599,12 @@ def test_what_is_shown_fits_and_nothing_is_cut(what, columns, half_way, monkeypa
     decision = half_way.look({'queued'})
     words, reported = {*protocols(), 'step1', 'report'}, [run for run in decision.runs if run.stage == 'report']
     if what == 'plan':
-        make_console().print(*plan_table(half_way), sep='\n')
+        released = dataclasses.replace(half_way.sweep, methods=protocols(search='released'))
+        for folder in (half_way, dataclasses.replace(half_way, sweep=released)):
+            make_console().print(*plan_table(folder), sep='\n')
         grids = [step.grid for protocol in protocols().values() for step in protocol.steps]
-        words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'step2', 'runs', 'GPU', 'seeds', '1640.4'}
+        words |= {f'{rate:g}' for grid in grids for rate in grid} | {*RATES, 'runs', 'GPU', 'seeds', '1640.4'}
+        words |= {'step1-', 'plain', 'step2'}
     elif what == 'log':
         ChangeLog(make_console())(decision, 'Slurm does not answer: waiting for it')
         words = {f'{run.name}:' for run in decision.runs} | {'99.50'}
