@@ -159,11 +159,12 @@ class Corrupt(BaseTransform):
             return corrupt(rgb, self.name, self.severity)
         key = f'{_digest(rgb, self.name, self.severity).hex()[:32]}-{version("imagecorruptions-imaug")}.png'
         path = Path(self.cache, f'{self.name}-{self.severity}', key)
-        stored = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) if path.is_file() else None
-        if stored is None or stored.shape != rgb.shape:  # a damaged file is made anew
-            stored = corrupt(rgb, self.name, self.severity)
-            write_atomically(path, cv2.imencode('.png', cv2.cvtColor(stored, cv2.COLOR_RGB2BGR))[1].tobytes())
-        return stored
+        stored = cv2.imread(str(path)) if path.is_file() else None
+        if stored is not None and stored.shape == rgb.shape:  # a damaged file is made anew
+            return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+        made = corrupt(rgb, self.name, self.severity)
+        write_atomically(path, cv2.imencode('.png', cv2.cvtColor(made, cv2.COLOR_RGB2BGR))[1].tobytes())
+        return made
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.name}, severity={self.severity})'
