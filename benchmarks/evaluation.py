@@ -19,9 +19,9 @@ import measure
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmseg.models import BaseSegmentor
 from statistics_file import loader_config
 from statistics_pass import segmentor
+from torch import nn
 
 from mmseg_daft.evaluation.cells import Cell
 from mmseg_daft.evaluation.corruptions import corrupted
@@ -43,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--base-channels', type=int, default=64, help='64 is ResNet-50; less is for tests')
     parser.add_argument('--results', type=Path, default=measure.RESULTS)
+    parser.set_defaults(batch_size=1)
     return parser.parse_args()
 
 
@@ -51,7 +52,7 @@ def corrupt_all(cells: list[Cell], workers: int) -> list[Any]:
     return list(sample_loader(cells, [(i, n) for i, cell in enumerate(cells) for n in range(cell.images)], workers))
 
 
-def run_models(models: dict[str, BaseSegmentor], samples: list[Any], cell: Cell) -> None:
+def run_models(models: dict[str, nn.Module], samples: list[Any], cell: Cell) -> None:
     """Run the models on images that are in memory, and count."""
     for sample in samples:
         list(confusions(models, sample, cell, CLASSES, [255]))

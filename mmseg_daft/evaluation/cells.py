@@ -55,7 +55,7 @@ class Cell:
         if not self.images:
             raise ValueError(f'The set {set_!r} is empty. Check its data_root, ann_file, data_prefix, img_suffix and '
                              'seg_map_suffix.')
-        if not all('LoadAnnotations' in types_in(part.pipeline) for part in leaf_datasets(config)):
+        if not all('LoadAnnotations' in types_in(part.get('pipeline')) for part in leaf_datasets(config)):
             raise ValueError(f'The pipeline of the set {set_!r} loads no labels, so there is nothing to compare with. '
                              "Put dict(type='LoadAnnotations') before PackSegInputs.")
         files = hashlib.sha256()
@@ -130,7 +130,7 @@ def open_cells(
     if taken:
         raise ValueError(f'A further set cannot be named {taken[0]!r}, as the own test set is. Rename '
                          'it in the file of sets.')
-    pipeline = leaf_datasets(config)[0].pipeline
+    pipeline = leaf_datasets(config)[0].get('pipeline')
     mapped = [mapped_set(name, dataset, classes, pipeline) for name, dataset in further.items()]
     cells = [own, *(Cell(each.name, '', 0, each.dataset) for each in mapped)]
     cells += [Cell(OWN, name, severity, corrupted(config, name, severity, store), like=own)

@@ -98,6 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
     run.add_argument('--interval', type=above(0), metavar='SECONDS',
                      help='between two looks at the folder (default: 2; on Slurm 15)')
+    here['collect'].add_argument('--evaluation', type=Path, metavar='NUMBERS.csv',
+                                 help="of mmseg-daft evaluate, with the sweep's names of runs: joins the tables")
     here['status'].add_argument('--watch', action='store_true', help='show it again every 5 seconds')
 
 
@@ -232,7 +234,7 @@ def collect(args: argparse.Namespace, console: Console) -> int:
     """Write table, curves and commands; return 1 where something is missing."""
     from mmseg_daft.sweep.results import write_results
 
-    return 1 if write_results(SweepFolder.load(args.folder), console) else 0
+    return 1 if write_results(SweepFolder.load(args.folder), console, args.evaluation) else 0
 
 
 def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:

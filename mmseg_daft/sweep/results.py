@@ -182,16 +182,39 @@ class MethodResult:
         return PAPER[self.method], number, seeds, *map(rate_text, self.rates)
 
 
-def method_results(decision: Decision) -> list[MethodResult]:
-    """Return the reported results in the paper's order."""
+def method_results(decision: Decision, evaluated: Mapping[str, float] | None = None) -> list[MethodResult]:
+    """Return the reported results in the paper's order; or those of an evaluation, by the runs' names."""
     results = []
     for method in PAPER:
         if runs := [run for run in decision.runs if (run.method, run.stage) == (method, REPORT)]:
-            seen = {run.seed: decision.look(run) for run in runs}
+            values = {run.seed: decision.look(run).value if evaluated is None else evaluated.get(run.name)
+                      for run in runs}
             results.append(MethodResult(
-                method, runs[0].rates, {seed: each.value for seed, each in seen.items() if each.value is not None},
-                {seed: each.state for seed, each in seen.items() if each.value is None}))
+                method, runs[0].rates, {seed: value for seed, value in values.items() if value is not None},
+                {run.seed: 'not evaluated' if evaluated is not None else decision.look(run).state
+                 for run in runs if values[run.seed] is None}))
     return results
+
+
+def read_evaluation(path: Path, decision: Decision) -> dict[str, dict[str, float]]:
+    """Return what ``mmseg-daft evaluate`` found, in %: by measure, then by the name of the run.
+
+    Raises:
+        SystemExit: The file is no ``numbers.csv``, or evaluates what is no run of the sweep.
+    """
+    found: dict[str, dict[str, float]] = {}
+    names = {run.name for run in decision.runs}
+    try:
+        for row in csv.DictReader(path.read_text(encoding='utf-8').splitlines()):
+            if row['measure'] in ('mIoU', 'mPC', 'rPC') and row['corruption'] in ('', 'all'):
+                measure = f'{row["measure"]} {row["set"]}' if row['measure'] == 'mIoU' else row['measure']
+                found.setdefault(measure, {})[row['run']] = 100 * float(row['value'])
+    except (OSError, KeyError, ValueError) as error:
+        raise SystemExit(f'--evaluation {path}: not the numbers.csv of mmseg-daft evaluate ({error!r}).') from error
+    if unknown := sorted({name for by_run in found.values() for name in by_run} - names):
+        raise SystemExit(f'--evaluation {path}: {unknown[0]} is no run of the sweep. Evaluate runs by their names in '
+                         'runs.csv: mmseg-daft evaluate CONFIG NAME=CHECKPOINT.')
+    return found
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -225,11 +248,13 @@ def to_latex(results: list[MethodResult], metric: str) -> str:
     return '\n'.join([*lines, r'\bottomrule', r'\end{tabular}']) + '\n'
 
 
-def write_results(folder: SweepFolder, console: Console) -> list[str]:
+def write_results(folder: SweepFolder, console: Console, evaluation: Path | None = None) -> list[str]:
     """Write all files into ``DIR/results``, print the table and return what is missing."""
     refuse_unwritable(folder.path / 'results' / 'runs.csv')
     decision = folder.look(slurm_queue())
-    rows = [row_of(folder, run, decision.look(run)) for run in decision.runs]
+    evaluated = read_evaluation(evaluation, decision) if evaluation else {}
+    rows = [row_of(folder, run, decision.look(run))
+            | {measure: by_run.get(run.name) for measure, by_run in evaluated.items()} for run in decision.runs]
     results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric
     missing = [f'{row["name"]}: {row["state"]}, {row["iteration"]} of {row["iterations"]} iterations' for row in rows
                if row['state'] not in ('done', 'diverged')]
@@ -245,6 +270,8 @@ def write_results(folder: SweepFolder, console: Console) -> list[str]:
     if len(codes) > 1:
         note += f'\n**Mixed code**: these runs were trained with {", ".join(codes)}; runs.csv says which with which.\n'
     write_atomically(place / 'runs.csv', to_csv(rows))
+    for measure, by_run in evaluated.items():
+        note += f'\n{to_markdown(method_results(decision, by_run), measure)}'
     write_atomically(place / 'table.md', to_markdown(results, metric) + note)
     write_atomically(place / 'table.tex', ''.join(f'% incomplete: {m}\n' for m in missing) + to_latex(results, metric))
     write_atomically(place / 'commands.sh', retrain_script(rows))

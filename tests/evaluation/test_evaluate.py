@@ -245,14 +245,11 @@ def test_differences_are_paired_and_robustness_is_of_all_cells(case, evaluate):
     assert interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.1 * (interval[1] - interval[0]))
 
 
-@pytest.mark.parametrize('columns', [80, None])
-def test_tables_fit_and_cut_nothing(case, evaluate, monkeypatch, columns):
-    monkeypatch.delenv('COLUMNS', raising=False)
-    if columns:
-        monkeypatch.setenv('COLUMNS', str(columns))
+def test_tables_fit_80_columns_and_cut_nothing(case, evaluate, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
     names = ['FT', 'DAFT', 'DAFT-without-compensation', 'LP-FT', 'fifth']
     out, said = evaluate(*(f'{name}={case.checkpoint("daft" if "DAFT" in name else "ft")}' for name in names))
-    assert '…' not in said and max(map(len, said.split('Report: ')[0].splitlines())) <= (columns or 100)
+    assert '…' not in said and max(map(len, said.split('Report: ')[0].splitlines())) <= 80
     for row in rows(out / 'numbers.csv', measure='mIoU'):
         assert f'{100 * float(row["value"]):.2f}' in said
     assert csv.DictReader((out / 'numbers.csv').open()).fieldnames[:3] == ['measure', 'run', 'against']

@@ -17,6 +17,7 @@ from mmseg_daft.sweep.protocol import Decision, Run, Seen, Sweep
 from mmseg_daft.sweep.results import (
     draw_curves,
     method_results,
+    read_evaluation,
     retrain_command,
     retrain_script,
     row_of,
@@ -89,6 +90,26 @@ def test_csv_holds_every_run_and_nothing_where_there_is_no_value(tmp_path):
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [r['name'] for r in read] == [run.name for run in RUNS]
     assert [r['value'] for r in read if r['state'] != 'done'] == ['', '']
+
+
+def test_an_evaluation_joins_by_the_names_of_runs(tmp_path):
+    ft = [run.name for run in RUNS if (run.method, run.stage) == ('ft', 'report')]
+    head = 'measure,run,against,set,corruption,value\n'
+    lines = [f'{measure},{name},,{where},{0.01 * (number + i)}\n' for i, name in enumerate(ft[:2])
+             for measure, where, number in (('mIoU', 'test,', 70), ('mIoU', 'night,', 30), ('mIoU', 'test,fog', 50),
+                                            ('mPC', 'test,all', 60), ('mPC', 'test,fog', 50))]
+    (tmp_path / 'numbers.csv').write_text(head + ''.join(lines))
+    found = read_evaluation(tmp_path / 'numbers.csv', DECISION)
+    assert {measure: [*by_run] for measure, by_run in found.items()} == dict.fromkeys(
+        ('mIoU test', 'mIoU night', 'mPC'), ft[:2])
+    assert '| FT | 60.50 ± 0.71 | 2 of 3 (seed 2 not evaluated) |' in to_markdown(
+        method_results(DECISION, found['mPC']), 'mPC')
+    (tmp_path / 'numbers.csv').write_text(head + lines[0].replace(ft[0], 'FT'))
+    with pytest.raises(SystemExit, match="FT is no run of the sweep. Evaluate runs by their names"):
+        read_evaluation(tmp_path / 'numbers.csv', DECISION)
+    (tmp_path / 'numbers.csv').write_text('level,method\n')
+    with pytest.raises(SystemExit, match='nowhere.csv: not the numbers.csv of mmseg-daft evaluate'):
+        read_evaluation(tmp_path / 'nowhere.csv', DECISION)
 
 
 @pytest.mark.parametrize('gray', [False, True])
