@@ -238,7 +238,7 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     for word in args.methods:
         name, _, config = word.partition('=')
         if name not in known:
-            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
+            raise SystemExit(f'--method {word}: no protocol for {name!r}. Name one of {", ".join(known)}.')
         if not config:
             raise SystemExit(f'--method {word}: write NAME=CONFIG.')
         if name in configs:

@@ -359,12 +359,6 @@ def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
         Executor('slurm', tmp_path / 'jobs', 1, 0)
 
 
-def test_misspelt_methods_and_grids_are_named(sweep, tmp_path):
-    output = sweep('plan', tmp_path / 'a', '--method', f'dfat={ROOT / "configs" / VOC}', code=1)
-    assert "no protocol for 'dfat'" in output
-    assert not (tmp_path / 'a').exists()
-
-
 @pytest.mark.parametrize(('words', 'message'), [
     (['--grid', 'ft.1=abc'], "--grid ft.1=abc: give a number above 0, not 'abc'."),
     (['--grid', 'ft.1=0.1,-0.1'], "--grid ft.1=0.1,-0.1: give a number above 0, not '-0.1'"),
@@ -383,35 +377,10 @@ def test_a_plan_that_cannot_be_swept_is_refused_in_words(words, message):
         read_sweep(parser.parse_args(['plan', 'folder', '--method', 'ft=x.py', *words]), 2)
 
 
-WRONG = {
-    'plan': {'--fixed-head-lr': ['0', '-1', 'nan', 'inf', 'x'], '--held-out': ['0', '1', '-0.1', 'nan', 'x'],
-             '--held-out-seed': ['-1', 'x', '1.5'], '--select-seeds': ['-1', '4294967296', 'x', '0.5'],
-             '--report-seeds': ['-1', '4294967296', 'x', '0.5'], '--gpus-per-run': ['-1', '0.5', 'x'],
-             '--probe': ['0', '-1', '2.5', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'], '--executor': ['slrum'],
-             '--slurm': ['partition'], '--start': ['mocco'], '--held-out-by': ['city']},
-    'run': {'--parallel': ['0', '-1', '1.5', 'nan', 'x'], '--hours': ['0', '-1', 'nan', 'inf', 'x'],
-            '--max-failures': ['-1', '0.5', 'x'], '--interval': ['0', '-1', 'nan', 'x'], '--executor': ['slrum'],
-            '--slurm': ['partition', '=x']}}
-
-
-@pytest.mark.parametrize(('command', 'option', 'value'), [
-    (command, option, value) for command, options in WRONG.items() for option, values in options.items()
-    for value in values])
-def test_a_number_out_of_its_range_is_refused_with_the_range(command, option, value, tmp_path, capsys):
-    method = ['--method', 'ft=x.py'] * (command == 'plan')
-    with pytest.raises(SystemExit) as stop:
-        cli.main(['sweep', command, str(tmp_path / 'sweep'), *method, option, value])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and f'argument {option}: ' in error and value in error
-    assert re.search('give a (whole )?number|choose from|write KEY=VALUE', error)
-    assert not (tmp_path / 'sweep').exists()
-
-
 def test_a_folder_that_cannot_be_written_to_is_refused(sweep, tmp_path):
     (tmp_path / 'file').touch()
-    for name in ('file', 'file/sweep'):
-        output = sweep('plan', tmp_path / name, '--method', 'ft=x.py', code=1)
-        assert f'{tmp_path / name}/sweep.json cannot be written: ' in output and 'Name another place' in output
+    output = sweep('plan', tmp_path / 'file', '--method', 'ft=x.py', code=1)
+    assert f'{tmp_path / "file"}/sweep.json cannot be written: ' in output and 'Name another place' in output
     folder_of(tmp_path / 'sweep').save()
     (tmp_path / 'sweep' / 'results').touch()
     assert 'results/runs.csv cannot be written: ' in sweep('collect', tmp_path / 'sweep', code=1)
