@@ -113,7 +113,8 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
             labels[torch.isin(labels, ignored)] = VOID
             features = model.extract_feat(data['inputs'])
-            pixels.append(sample_pixels(features[-1], labels, PIXELS, i))
+            last = features if isinstance(features, Tensor) else features[-1]  # DDRNet and PIDNet: one, in eval mode
+            pixels.append(sample_pixels(last, labels, PIXELS, i))
             if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
                 logits.append(sample_pixels(model.decode_head(features), labels, PIXELS, i))
     groups = [_joined(pixels[i::GROUPS]) for i in range(min(GROUPS, len(pixels)))]
