@@ -8,10 +8,11 @@ from typing import TypeVar
 Number = TypeVar('Number', int, float)
 
 
-def at_least(least: int, most: float = inf) -> Callable[[str], int]:
-    """Return a ``type`` for argparse: whole numbers from ``least`` on, up to ``most``."""
-    right = f'a whole number of at least {least}' if most == inf else f'a whole number from {least} to {most}'
-    return _reader(int, lambda number: least <= number <= most, right)
+def at_least(least: int, most: float = inf, kind: type[Number] = int) -> Callable[[str], Number]:
+    """Return a ``type`` for argparse: whole numbers, or finite ones of another ``kind``, from ``least`` to ``most``."""
+    sort = 'a whole number' if kind is int else 'a number'
+    right = f'{sort} of at least {least}' if most == inf else f'{sort} from {least} to {most}'
+    return _reader(kind, lambda value: isfinite(value) and least <= value <= most, right)
 
 
 def above(bound: float, below: float = inf) -> Callable[[str], float]:

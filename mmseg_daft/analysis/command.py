@@ -128,7 +128,7 @@ def read_runs(words: Sequence[str]) -> dict[str, Path]:
     for word in words:
         method, equals, path = word.partition('=')
         if not (method and equals and path):
-            raise ValueError(f'{word!r} is not NAME=RUN, such as FT=work_dirs/my_run.')
+            raise ValueError(f'{word!r} is not NAME=RUN: write a name for each run, such as FT=work_dirs/my_run.')
         if method in runs:
             raise ValueError(f'The method {method!r} comes twice. Give each run its own name, such as {method}-1.')
         if len(slug(method).encode()) > 150:

@@ -29,6 +29,7 @@ from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
 from mmseg_daft.engine.configs import ignored_labels, type_name
 from mmseg_daft.engine.feature_reference import returned_stages
+from mmseg_daft.engine.samples import images_once
 from mmseg_daft.engine.training_data import leaf_datasets
 
 _SHOWN_WIDTH = 400  # of an image on a sheet, in pixels
@@ -70,8 +71,8 @@ def measure(
     count = min(images or total, total)
     numbers = [i * total // count for i in range(count)]
     ignored = torch.tensor(sorted(ignored_labels(cfg)))
-    analyzer = _Analyzer(start, loaded, dataset, names, classes, ignored, places, device, amp,
-                         None if rank else console)
+    analyzer = _Analyzer(start, loaded, Subset(dataset, images_once(dataset)), names, classes, ignored, places, device,
+                         amp, None if rank else console)
     everyone = gather_object(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if everyone is None:
         return None
@@ -102,7 +103,7 @@ def _stage_places(model: BaseSegmentor, wanted: Sequence[str]) -> dict[str, int]
     unknown = [stage for stage in wanted if stage not in places and stage != 'all']
     if unknown:
         raise ValueError(f'The backbone returns the stages {", ".join(places)}, not {", ".join(unknown)}. '
-                         '--cfg-options model.backbone.out_indices=... changes that.')
+                         'Name some of these; --cfg-options model.backbone.out_indices=... gives others.')
     return places if 'all' in wanted else {stage: places[stage] for stage in places if stage in wanted}
 
 
@@ -125,7 +126,7 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
     if not len(dataset):
         raise ValueError(f'{split}_dataloader.dataset is empty. Check its data_root, ann_file, data_prefix, img_suffix '
                          'and seg_map_suffix.')
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    infos = [dataset.get_data_info(i) for i in images_once(dataset)]
     labeled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
     if not labeled:
         for part in leaf_datasets(dataset_cfg):

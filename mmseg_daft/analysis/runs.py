@@ -49,7 +49,8 @@ def _find_checkpoint(path: Path) -> Path:
     numbered = [(int(found[1]), file) for file in path.glob('*.pth')
                 if (found := re.search(r'_(\d+)\.pth$', file.name))]
     if not numbered:
-        raise ValueError(f'{path} is neither a checkpoint nor a run folder with one (last_checkpoint, iter_*.pth).')
+        raise ValueError(f'{path} is neither a checkpoint nor a run folder with one (last_checkpoint, iter_*.pth). '
+                         'Name one.')
     return max(numbered)[1]
 
 

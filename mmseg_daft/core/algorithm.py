@@ -137,6 +137,12 @@ def convert_batch_norm(
     return ConversionReport(modules, statistics, source, left, change)
 
 
+def is_untrained(layer: BatchNorm) -> bool:
+    """Return whether a layer has the running statistics of a new one: mean 0, variance 1."""
+    mean, var = layer.running_mean, layer.running_var
+    return mean is not None and bool((mean == 0).all() and (var == 1).all())
+
+
 def _convertible_layers(
     model: nn.Module, found: Mapping[str, BatchNorm], allow_untrained: bool,
 ) -> dict[str, BatchNorm]:
@@ -145,8 +151,7 @@ def _convertible_layers(
         name, layer = next(iter(found.items()))
         raise ValueError(f'None of the {len(found)} batch-norm layers can be converted. {name!r}, for instance: '
                          f'{why_not_convertible(layer)}. Fine-tune without the conversion.')
-    untrained = [name for name, layer in layers.items()
-                 if (layer.running_mean == 0).all() and (layer.running_var == 1).all()]
+    untrained = [name for name, layer in layers.items() if is_untrained(layer)]
     if untrained and not allow_untrained:
         part = part_to_convert([name for name in layers if name not in untrained], untrained)
         raise ValueError(

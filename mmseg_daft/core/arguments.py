@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -82,6 +82,16 @@ def takes(**rules: Rule) -> Callable[[type], type]:
         return kind
 
     return decorate
+
+
+def refuse_second(owner: object, others: Iterable[object], fix: str) -> None:
+    """Check that an object is the only one of its type among others; ``fix`` says what two would do, and the remedy.
+
+    Raises:
+        ValueError: There is another.
+    """
+    if sum(isinstance(other, type(owner)) for other in others) > 1:
+        raise ValueError(f'There are two {type(owner).__name__}s, and {fix}')
 
 
 def check_modules(model: nn.Module, modules: Sequence[str]) -> None:

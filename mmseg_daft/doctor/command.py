@@ -75,13 +75,14 @@ def examine(args: argparse.Namespace, exam: Examination) -> None:
     if cfg.get('val_dataloader'):
         exam.check('val data', data.check_data, cfg, 'val_dataloader', args.full, exam.track)
     model = exam.check('model', training.build_model, cfg)
-    exam.check('weights', weights.check_weights, cfg, model, args.full)
+    filled = exam.check('weights', weights.check_weights, cfg, model, args.full)
     exam.check('classes', training.check_classes, cfg, model)
     exam.check('batch', training.check_batch, cfg, args.gpus)
     optimizer = exam.check('rates', training.check_rates, cfg, model)
     exam.check('schedule', training.check_schedule, cfg, optimizer)
     exam.check('hooks', training.check_hooks, cfg)
-    exam.check('conversion', training.check_conversion, cfg, model, 0 if train is None else len(images_once(train)))
+    images = 0 if train is None else len(images_once(train))
+    exam.check('conversion', training.check_conversion, cfg, model, images, filled)
     usable = False if train is None or exam.failed('train data', 'classes') else train
     forward = exam.check('training step', training.check_step, cfg, model, usable, args.full)
     exam.check('GPU memory', training.check_memory, cfg, model, optimizer, forward)

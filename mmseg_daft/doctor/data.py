@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ def check_data(
         usable = [i for i in range(len(part)) if not damaged or damaged.isdisjoint(_files(part, i))]
         spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
         sample = track([usable[i] for i in spread.astype(int)], 'reading files')
-        findings += _check_labels(part, sample, len(usable), full, ignored_labels(cfg))
+        refuse_text(part.metainfo.get('classes'))
+        ignored = ignored_labels(cfg)
+        findings += _judge_labels(part, _read_labels(part, sample, ignored), len(usable), full, ignored)
         if any(finding.verdict is Verdict.FAIL for finding in findings):
             findings.pop()  # the last one says what was read, as OK
         for finding in findings:
@@ -182,105 +184,136 @@ def _largest_stored(path: str) -> int:
         return 0  # what Pillow does not know, code of the user's reads
 
 
-def _check_labels(
-    dataset: Any, indices: Iterable[int], usable: int, full: bool, ignored: set[int],
-) -> Iterator[Finding]:
-    """Read samples with the loading transforms of the data set's own pipeline, and judge the values of the labels."""
+@dataclass
+class _Labels:
+    """What the labels of a sample hold; the lists name files.
+
+    Attributes:
+        pixels, stored: How often each label occurs, and occurs before ``reduce_zero_label``.
+        files: How many were read.
+        narrow: Whether one was loaded as 8 bits.
+        unreadable: Images that cannot be read, or whose labels cannot, with the reason.
+        large: Images that, or whose labels, are larger than Pillow reads.
+        sizes: Images whose labels have another size.
+        colored: Labels that are colors.
+        wide: Labels of more than 8 bits that lose some of them.
+        blank: Labels of which every pixel is ignored.
+        outside: Labels that hold values outside the classes, and these values.
+    """
+
+    pixels: np.ndarray
+    stored: np.ndarray
+    files: int = 0
+    narrow: bool = False
+    unreadable: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    colored: list[str] = field(default_factory=list)
+    wide: list[str] = field(default_factory=list)
+    blank: list[str] = field(default_factory=list)
+    outside: dict[str, list[int]] = field(default_factory=dict)
+
+
+def _read_labels(dataset: Any, indices: Iterable[int], ignored: set[int]) -> _Labels:
+    """Read samples with the loading transforms of the data set's own pipeline."""
     load = [transform for transform in dataset.pipeline.transforms if type(transform).__name__.startswith('Load')]
     load_stored = [copy.copy(transform) for transform in load]
     for transform in load_stored:
         transform.reduce_zero_label = False
-    classes, reduced = dataset.metainfo.get('classes') or (), dataset.reduce_zero_label
-    refuse_text(classes)
-    n = len(classes)
-    pixels, stored = (np.zeros(max(256, n + 1), np.int64) for _ in range(2))  # stored: before reduce_zero_label
-    unreadable, large, sizes, colored, wide, blank, outside, files = [], [], [], [], [], [], {}, 0
-    narrow = False
+    n = len(dataset.metainfo.get('classes') or ())
+    read = _Labels(*(np.zeros(max(256, n + 1), np.int64) for _ in range(2)))
     for index in indices:
-        files += 1
+        read.files += 1
         info = dataset.get_data_info(index)
         image, path = info['img_path'], info.get('seg_map_path')
         reason = None if dataset.backend_args else why_unreadable(image)
         try:
             loaded = Compose(load)(info)
         except Image.DecompressionBombError:
-            large.append(image)
+            read.large.append(image)
             continue
         except Exception as error:
             reason = reason or describe(error)
         if reason:
-            unreadable.append(reason if image in reason else f'{image} or its label ({reason})')
+            read.unreadable.append(reason if image in reason else f'{image} or its label ({reason})')
             continue
         if 'gt_seg_map' not in loaded:
             raise Problem('The pipeline does not load labels.',
                           "Put dict(type='LoadAnnotations') after LoadImageFromFile.")
         label = loaded['gt_seg_map']
         if label.ndim != 2:
-            colored.append(path)
+            read.colored.append(path)
             continue
         (h, w), (label_h, label_w) = loaded['img'].shape[:2], label.shape
         if (h, w) != (label_h, label_w):
-            sizes.append(f'{image} {w}x{h}, label {label_w}x{label_h}')
-        narrow |= label.dtype == np.uint8
+            read.sizes.append(f'{image} {w}x{h}, label {label_w}x{label_h}')
+        read.narrow |= label.dtype == np.uint8
         if label.dtype == np.uint8 and not dataset.backend_args and (top := _largest_stored(path)) > 255:
-            wide.append(f'{path} (up to {top})')
+            read.wide.append(f'{path} (up to {top})')
             continue
         counts = _occurrences(label)
-        for value in counts.keys() & set(range(len(pixels))):
-            pixels[value] += counts[value]
+        for value in counts.keys() & set(range(len(read.pixels))):
+            read.pixels[value] += counts[value]
         present = counts.keys() - ignored
         if strange := sorted(present.difference(range(n))):
-            outside[path] = strange
+            read.outside[path] = strange
         if not present:
-            blank.append(path)
-        if reduced:
+            read.blank.append(path)
+        if dataset.reduce_zero_label:
             unmapped = dict(dataset.get_data_info(index), reduce_zero_label=False, label_map=None)
             for value, count in _occurrences(Compose(load_stored)(unmapped)['gt_seg_map']).items():
-                stored[value] += count
+                read.stored[value] += count
+    return read
 
-    of = f'of {files} read'
-    if unreadable:
-        yield fail(f'{len(unreadable)} {of} cannot be read: {some(unreadable)}.', RESTORE)
-    if large:
-        yield fail(f'{len(large)} {of} have an image or label that is larger than Pillow reads: {some(large)}.',
+
+def _judge_labels(dataset: Any, read: _Labels, usable: int, full: bool, ignored: set[int]) -> Iterator[Finding]:
+    """Judge what was read, of so many usable files; the last finding says what it was, as OK."""
+    classes = dataset.metainfo.get('classes') or ()
+    n, of = len(classes), f'of {read.files} read'
+    if read.unreadable:
+        yield fail(f'{len(read.unreadable)} {of} cannot be read: {some(read.unreadable)}.', RESTORE)
+    if read.large:
+        yield fail(f'{len(read.large)} {of} have an image or label that is larger than Pillow reads: '
+                   f'{some(read.large)}.',
                    "Cut them into tiles, or set imdecode_backend='cv2' in LoadAnnotations and LoadImageFromFile.")
-    if wide:
-        yield fail(f'{len(wide)} labels {of} hold numbers above 255, of which mmseg keeps the last 8 bits (256 becomes '
-                   f'0): {some(wide)}.', 'Write class numbers 0-254, and 255 for what is to be ignored, as 8 bits.')
-    if n > 255 and narrow:
+    if read.wide:
+        yield fail(f'{len(read.wide)} labels {of} hold numbers above 255, of which mmseg keeps the last 8 bits (256 '
+                   f'becomes 0): {some(read.wide)}.',
+                   'Write class numbers 0-254, and 255 for what is to be ignored, as 8 bits.')
+    if n > 255 and read.narrow:
         yield fail(f'{n} classes, and labels of 8 bits tell 255 apart.', 'Join classes, or load labels of 16 bits by '
                    'a transform of your own, and set ignore_index of decoders and metric.')
-    if sizes:
-        yield fail(f'{len(sizes)} {of} have a label of another size: {some(sizes)}.',
+    if read.sizes:
+        yield fail(f'{len(read.sizes)} {of} have a label of another size: {some(read.sizes)}.',
                    "Restore the pairs: a label has its image's size.")
-    if colored:
-        yield fail(f'{len(colored)} labels {of} are colors, not class numbers: {some(colored)}.',
+    if read.colored:
+        yield fail(f'{len(read.colored)} labels {of} are colors, not class numbers: {some(read.colored)}.',
                    "Convert them to one channel of class numbers; palette PNGs need imdecode_backend='pillow' instead.")
-    if outside:
-        named = [f'{path} ({ranges(values)})' for path, values in outside.items()]
-        yield fail(f'{len(outside)} labels {of} hold values outside the {n} classes 0-{n - 1} and '
+    if read.outside:
+        named = [f'{path} ({ranges(values)})' for path, values in read.outside.items()]
+        yield fail(f'{len(read.outside)} labels {of} hold values outside the {n} classes 0-{n - 1} and '
                    f'{", ".join(map(str, sorted(ignored)))}, which is ignored: {some(named)}.',
-                   _outside_fix(outside, n, dataset))
-    if blank:
-        yield Finding(Verdict.FAIL if len(blank) == files - len(unreadable) else Verdict.WARN,
-                      f'{len(blank)} labels {of} ignore every pixel: {some(blank)}.',
+                   _outside_fix(read.outside, n, dataset))
+    if read.blank:
+        yield Finding(Verdict.FAIL if len(read.blank) == read.files - len(read.unreadable) else Verdict.WARN,
+                      f'{len(read.blank)} labels {of} ignore every pixel: {some(read.blank)}.',
                       'Nothing is learned from them: check the labels, reduce_zero_label and the classes.')
-    elif n == 2 and not pixels[1] and pixels[255]:
+    elif n == 2 and not read.pixels[1] and read.pixels[255]:
         yield fail('The labels hold only 0 and 255, and 255 is ignored: class 1 never occurs.',
                    'Write masks of 0 and 255 as 0 and 1.')
-    elif stored[0] and not stored[n]:  # they were 0 to n-1 already
-        seen = int((stored[1:n] > 0).sum())
-        yield Finding(Verdict.FAIL if files == usable or seen == n - 1 else Verdict.WARN,
+    elif read.stored[0] and not read.stored[n]:  # they were 0 to n-1 already
+        seen = int((read.stored[1:n] > 0).sum())
+        yield Finding(Verdict.FAIL if read.files == usable or seen == n - 1 else Verdict.WARN,
                       'reduce_zero_label=True ignores label 0, which occurs, and shifts the others down; but no label '
                       f'is {n}, so class {n - 1} would stay empty ({seen} of the labels 1-{n - 1} were seen).',
                       f'Set reduce_zero_label=False, unless 0 means unlabeled and classes are numbered 1-{n}.')
-    unseen = [] if wide or large else [name for i, name in enumerate(classes) if not pixels[i]]
-    if full and unseen and files > len(unreadable):
+    unseen = [] if read.wide or read.large else [name for i, name in enumerate(classes) if not read.pixels[i]]
+    if full and unseen and read.files > len(read.unreadable):
         yield warn(f'{len(unseen)} classes never occur: {some(unseen, 8)}.',
                    'Their IoU will be NaN or 0: check the labels and the classes.')
     known = ', all of them' if known_count(dataset) == len(dataset) else ''
-    yield ok(f'{len(dataset)} images{known}; {files} read, labels {ranges(np.flatnonzero(pixels).tolist())}, '
-             f'reduce_zero_label={reduced}')
+    yield ok(f'{len(dataset)} images{known}; {read.files} read, labels {ranges(np.flatnonzero(read.pixels).tolist())}, '
+             f'reduce_zero_label={dataset.reduce_zero_label}')
 
 
 def _outside_fix(outside: dict[str, list[int]], n: int, dataset: Any) -> str:

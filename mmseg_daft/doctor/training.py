@@ -3,9 +3,7 @@
 import copy
 import importlib.util
 import inspect
-import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from math import ceil, isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from mmengine.registry import DATA_SAMPLERS, LOOPS, OPTIM_WRAPPER_CONSTRUCTORS, 
 from mmengine.registry import HOOKS as ALL_HOOKS
 from mmengine.structures import PixelData
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.decode_heads.stdc_head import STDCHead
 from mmseg.registry import DATASETS, HOOKS, MODELS, TRANSFORMS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -30,10 +29,8 @@ from mmseg_daft.core.arguments import check_modules, part_to_convert
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.doctor.weights import locate
 from mmseg_daft.engine.configs import hook_of, hooks_of, kinds_in, misspelt_keys, read_config, type_name, types_in
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
-from mmseg_daft.engine.pretrained_weights import pretrained_starts
 from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 from mmseg_daft.engine.training_data import leaf_datasets
 
@@ -77,7 +74,8 @@ def _custom_imports(cfg: Config) -> list[str]:
 def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
     """Compare the decoders' classes with the data sets', and the label of padding with the one that losses ignore."""
     heads = {name: module for name, module in model.named_modules() if isinstance(module, BaseDecodeHead)}
-    numbers = {name: head.num_classes for name, head in heads.items() if isinstance(head.num_classes, int)}
+    numbers = {name: head.num_classes for name, head in heads.items()
+               if isinstance(head.num_classes, int) and not isinstance(head, STDCHead)}  # which learns boundaries
     loaders: dict[int, list[str]] = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for count in set(map(_number_of_classes, leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else ())):
@@ -200,8 +198,11 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
     yield from failures or [ok(', '.join(name for name in names if name in own) or 'none of this package')]
 
 
-def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Finding]:
-    """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown)."""
+def check_conversion(cfg: Config, model: nn.Module, images: int, filled: Collection[str]) -> Iterator[Finding]:
+    """Count the layers that BNConversionHook would convert, and its mini-batches of so many images (0 if unknown).
+
+    ``filled`` are the names of the tensors that the model's start fills.
+    """
     for name in ('BNTestModeHook', 'FeatureDistortionHook'):
         modules = (hook_of(cfg, name) or {}).get('modules', ())
         check_modules(model, (modules,) if isinstance(modules, str) else modules)
@@ -225,26 +226,11 @@ def check_conversion(cfg: Config, model: nn.Module, images: int) -> Iterator[Fin
                       'Name modules that hold others, or fine-tune without the conversion.')
     else:
         yield ok(found)
-    trained = _pretrained_layers(cfg, model, layers)
+    trained = [name for name in layers if f'{name}.running_mean' in filled]
     untrained = [name for name in layers if name not in trained]
     if trained and untrained and not hook.get('allow_untrained'):
         yield fail(f'{len(untrained)} of {len(layers)} batch-norm layers are pre-trained by no file, for instance '
-                   f'{untrained[0]}.', part_to_convert([name for name in layers if name in trained], untrained))
-
-
-def _pretrained_layers(cfg: Config, model: nn.Module, layers: Iterable[str]) -> set[str]:
-    """Return the layers whose statistics come from a file; all where that is unknown before the start."""
-    starts = list(pretrained_starts(model))
-    if cfg.get('load_from') or not starts or any(start.own_loading for start in starts):
-        return {*layers}
-    filled: set[str] = set()
-    for start in starts:
-        names = start.module.state_dict()
-        if os.path.isfile(locate(start.checkpoint)[1]):
-            with suppress(ValueError, OSError):  # which the check of the weights names
-                names = start.match().matched
-        filled.update(f'{start.name}.{name}'.lstrip('.') for name in names)
-    return {name for name in layers if f'{name}.running_mean' in filled}
+                   f'{untrained[0]}.', part_to_convert(trained, untrained))
 
 
 def check_step(

@@ -2,7 +2,7 @@
 
 import os
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import urlparse
 
@@ -14,33 +14,39 @@ from torch import Tensor, nn
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, some, warn
 from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.configs import hook_of
-from mmseg_daft.engine.pretrained_weights import match_weights, pretrained_starts, self_loaded
+from mmseg_daft.engine.pretrained_weights import WeightMatch, match_weights, pretrained_starts, self_loaded
 from mmseg_daft.models import efficientnet_lite
 from mmseg_daft.models.torchscript import SCHEME, is_address, local_archive
 
 TIMEOUT = 10  # seconds
 
 
-def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding]:
-    """Check every ``init_cfg`` and ``load_from``; only ``full`` downloads what is not on this machine."""
+def check_weights(cfg: Config, model: nn.Module, full: bool) -> Generator[Finding, None, set[str]]:
+    """Check every ``init_cfg`` and ``load_from``; only ``full`` downloads what is not on this machine.
+
+    Returns:
+        The names of the model's tensors that files fill; all of a part where that is unknown before the start.
+    """
     hook = hook_of(cfg, 'PretrainedWeightsHook')
     min_share = None if hook is None else hook.get('min_share', 0.95)
     load_from = None if cfg.get('resume') else cfg.get('load_from')
-    starts = list(pretrained_starts(model))
+    starts, filled = list(pretrained_starts(model)), set()
     for start in starts:
         what = f'{start.name or "model"} from {start.checkpoint}' + (f', prefix {start.prefix}' if start.prefix else '')
         if start.own_loading:
             yield warn(f'{what}: the module reads it with code of its own, so it was not compared.',
                        'Watch for its warnings when the training starts.')
             continue
-        finding = _check_file(what, start.module.state_dict(), start.checkpoint, start.prefix, min_share, full)
+        state = start.module.state_dict()
+        finding, names = _check_file(what, state, start.checkpoint, start.prefix, min_share, full)
+        filled.update(f'{start.name}.{name}'.lstrip('.') for name in names)
         if load_from and finding.verdict is Verdict.FAIL and os.path.exists(locate(start.checkpoint)[1]):
             finding = replace(finding, verdict=Verdict.WARN, found=f'{finding.found} load_from replaces them.')
         yield finding
     if load_from:
         state = model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name.startswith('backbone.')} or state
-        yield _check_file(f'load_from {load_from}', state, load_from, None, min_share, full)
+        yield _check_file(f'load_from {load_from}', state, load_from, None, min_share, full)[0]
     elif own := self_loaded(model):
         for name, problem in own.items():
             what = f'{name} loads its weights itself when it is built'
@@ -52,6 +58,8 @@ def check_weights(cfg: Config, model: nn.Module, full: bool) -> Iterator[Finding
     elif not starts:
         yield warn('The model starts from no pre-trained file: it is trained from scratch.',
                    "If that is not meant: model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…).")
+    unknown = cfg.get('load_from') or not starts or any(start.own_loading for start in starts)
+    return {*model.state_dict()} if unknown else filled
 
 
 def locate(checkpoint: str) -> tuple[str, str]:
@@ -94,7 +102,17 @@ def size_at(url: str) -> int | None:
 
 def _check_file(
     what: str, state: Mapping[str, Tensor], checkpoint: str, prefix: str | None, min_share: float | None, full: bool,
-) -> Finding:
+) -> tuple[Finding, Collection[str]]:
+    """Return what is found of a file, and the names in ``state`` that it fills: all where it is not read."""
+    file = _read_file(what, checkpoint, full)
+    if isinstance(file, Finding):
+        return file, state
+    matched = match_weights(state, file, prefix)
+    return _judge_match(what, matched, file, prefix, min_share), matched.matched
+
+
+def _read_file(what: str, checkpoint: str, full: bool) -> Finding | Mapping[str, Tensor]:
+    """Return a file's tensors, or what is found where it is not read."""
     address, path = locate(checkpoint)
     if not os.path.isfile(path):
         if '://' not in address:
@@ -111,11 +129,15 @@ def _check_file(
             return ok(f'{what}: reachable' + (f', {size / 1e6:.0f} MB' if size else '')
                       + '; not downloaded yet (--full downloads and compares it)')
     try:
-        file = read_checkpoint(checkpoint)[0]
+        return read_checkpoint(checkpoint)[0]
     except Exception as error:
         return fail(f'{what}: cannot be read. {describe(error)}',
                     f'If it is damaged, remove {path}, and it is downloaded again.' if is_address(address) else '')
-    matched = match_weights(state, file, prefix)
+
+
+def _judge_match(
+    what: str, matched: WeightMatch, file: Mapping[str, Tensor], prefix: str | None, min_share: float | None,
+) -> Finding:
     problem = matched.problem(0.95 if min_share is None else min_share)
     # No hook refuses them, and a backbone may have parts that are new: DDRNet's pooling.
     new = min_share is None and matched.share > 0.5 and not matched.lost

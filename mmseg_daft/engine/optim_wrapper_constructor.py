@@ -14,7 +14,12 @@ from torch import nn
 from mmseg_daft.core.arguments import NAMES, NOT_NEGATIVE, Rule, check_arguments, number, optional
 from mmseg_daft.core.parameter_groups import parameter_groups
 from mmseg_daft.core.stage_rates import stage_rates
-from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
+from mmseg_daft.engine.schedules import (
+    refuse_changed_rates,
+    refuse_floor_above_rate,
+    refuse_overwritten_rates,
+    refuse_standstill,
+)
 
 PARAMWISE = dict(backbone_lr=NOT_NEGATIVE, head_lr=NOT_NEGATIVE, backbone_modules=NAMES, head_modules=NAMES,
                  norm_decay_mult=optional(NOT_NEGATIVE), bias_decay_mult=optional(NOT_NEGATIVE),
@@ -53,7 +58,7 @@ class DAFTOptimWrapperConstructor:
     Raises:
         ValueError: A rate is missing, negative or not a number, or a key is unknown. When called: as
             ``parameter_groups`` and ``stage_rates``. Before the first iteration: a schedule replaces, lifts or never
-            moves the rates.
+            moves the rates, or a resumed run began with others.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -126,9 +131,11 @@ class _NamedRates:
             loop = runner.train_loop
             refuse_standstill(type(loop), type(loop.dataloader.batch_sampler.sampler), schedulers)
             refuse_floor_above_rate(groups, schedulers)
+            scaled = bool((runner.auto_scale_lr or {}).get('enable'))
             if runner.iter == 0:
-                refuse_overwritten_rates(
-                    groups, schedulers, self.rates, bool((runner.auto_scale_lr or {}).get('enable')))
+                refuse_overwritten_rates(groups, schedulers, self.rates, scaled)
+            else:
+                refuse_changed_rates(groups, self.rates, scaled)
         super().initialize_count_status(*args, **kwargs)
 
 

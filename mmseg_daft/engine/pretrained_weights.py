@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
+from mmseg_daft.core.algorithm import is_untrained
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.engine.checkpoints import read_checkpoint
 from mmseg_daft.engine.configs import type_name
@@ -111,8 +112,7 @@ def self_loaded(model: nn.Module) -> dict[str, str | None]:
     problems: dict[str, str | None] = {}
     for name, module in model.named_modules():
         if isinstance(module, BaseModule) and module.is_init:
-            new = [key for key, layer in module.named_modules() if isinstance(layer, BatchNorm)
-                   and layer.running_var is not None and bool((layer.running_var == 1).all())]
+            new = [key for key, layer in module.named_modules() if isinstance(layer, BatchNorm) and is_untrained(layer)]
             problems[name] = f'{len(new)} batch-norm layers, for instance {new[0]}, have the statistics of a new ' \
                              'layer: its file is not that of this network, or it has none' if new else None
     return problems

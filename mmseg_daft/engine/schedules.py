@@ -48,15 +48,36 @@ def refuse_overwritten_rates(
     """
     base, now = ({g['part']: g.get(key, g['lr']) for g in groups} for key in ('initial_lr', 'lr'))
     factors = [(base[part] / rates[part], now[part] / rates[part]) for part in base if rates[part]]
-    kept = all(isclose(a, factors[0][0] if scaled else 1, rel_tol=1e-6) for a, _ in factors)
     alike = all(isclose(b, factors[0][1], rel_tol=1e-6) and b <= a * (1 + 1e-6) for a, b in factors)
-    if kept and alike and not any(now[part] for part in now if not rates[part]):
+    if _are(base, rates, scaled) and alike and not any(now[part] for part in now if not rates[part]):
         return
     changes = ', '.join(f'{part}_lr={rates[part]:g} starts at {now[part]:g}' for part in now)
     names = ', '.join(dict.fromkeys(type(scheduler).__name__ for scheduler in schedulers))
     raise ValueError(
         f'param_scheduler ({names}) replaces the rates of paramwise_cfg: {changes}. Use schedules that multiply both '
         'rates by one factor, such as PolyLR, CosineAnnealingLR or MultiStepLR, with LinearLR before for a warm-up.')
+
+
+def refuse_changed_rates(groups: Sequence[Mapping[str, Any]], rates: Mapping[str, float], scaled: bool = False) -> None:
+    """Check that a resumed run goes on with the rates that its config has: MMEngine takes them from the checkpoint.
+
+    Arguments as in ``refuse_overwritten_rates``.
+
+    Raises:
+        ValueError: The config has others.
+    """
+    before = {g['part']: g.get('initial_lr', g['lr']) for g in groups}
+    if not _are(before, rates, scaled):
+        changes = ', '.join(f'{part}_lr={rates[part]:g} (it was {before[part]:g})' for part in before)
+        raise ValueError(f'A resumed run goes on with the rates of its checkpoint, so {changes} would have no effect. '
+                         'Set them back to go on, or train in another work_dir, from the weights alone (load_from).')
+
+
+def _are(base: Mapping[str, float], rates: Mapping[str, float], scaled: bool) -> bool:
+    """Return whether the parts' rates are those that were asked for, or, if ``scaled``, one multiple of all."""
+    factors = [base[part] / rates[part] for part in base if rates[part]]
+    return (all(isclose(factor, factors[0] if scaled else 1, rel_tol=1e-6) for factor in factors)
+            and not any(base[part] for part in base if not rates[part]))
 
 
 def refuse_standstill(loop: type, sampler: type, schedulers: Iterable[_ParamScheduler]) -> None:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmseg_daft.files import shipped
+from mmseg_daft.files import refuse_unwritable, shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         args.act(args)
     except OSError as error:
-        raise SystemExit(f'mmseg-daft configs: {error}. Name another DIR, or install the package again.') from error
+        raise SystemExit(f'mmseg-daft configs: {error}. Install the package again.') from error
     return 0
 
 
@@ -75,6 +75,7 @@ def copy_config(args: argparse.Namespace) -> None:
 
     Raises:
         SystemExit: There is no such config, or a file that differs is there.
+        UnwritableError: Nothing can be written there.
     """
     named = [path for name, path in shipped_configs().items() if args.config in (name, path.name, path.stem)]
     if not named:
@@ -84,6 +85,7 @@ def copy_config(args: argparse.Namespace) -> None:
     edited = [str(copy) for path, copy in target.items() if copy.exists() and copy.read_bytes() != path.read_bytes()]
     if edited:
         raise SystemExit(f'These files are there and differ: {", ".join(edited)}. Name another DIR, or remove them.')
+    refuse_unwritable(target[chosen])
     for path, copy in target.items():
         if not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mmseg_daft
 from mmseg_daft.files import shipped
-from mmseg_daft.options import add_cfg_options
+from mmseg_daft.options import add_cfg_options, at_least
 
 NEEDED_TO_TRAIN = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 """What a config has to have for a training."""
@@ -22,7 +22,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
                         help='what started the processes, if there are several')
-    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    parser.add_argument('--local_rank', '--local-rank', type=at_least(0), help=argparse.SUPPRESS)
 
 
 def script_path(name: str) -> Path:

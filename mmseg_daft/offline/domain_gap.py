@@ -44,8 +44,9 @@ def _measure(args: argparse.Namespace) -> None:
     try:
         other = json.loads(args.compare.read_text(encoding='utf-8'))['layers'] if args.compare else None
         _ = [(row['layer'], float(row['divergence'])) for row in other or ()]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{args.compare} is not the gap.json of another report.') from error
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f'--compare {args.compare} is not the gap.json of another report: name one that is there, in '
+                         'the --out of that report.') from error
     import mmseg_daft
 
     mmseg_daft.register()

@@ -8,6 +8,7 @@ seen, by the mean over classes of the share of pixels that are told right.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -25,7 +26,6 @@ from mmseg_daft.core.shift import Shift, statistics_shift
 from mmseg_daft.core.variant import ConversionVariant
 from mmseg_daft.engine.configs import ignored_labels
 from mmseg_daft.engine.convert_model import ConversionRecord
-from mmseg_daft.engine.samples import images_once
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 from mmseg_daft.offline.start import Start
 
@@ -103,9 +103,9 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
     forward, model = ModelForward(start.model, ()), start.model
     ignored = torch.tensor(sorted(ignored_labels(start.cfg)), device=next(model.parameters()).device)
     with preserved_random_state():
-        in_all = -(-len(images_once(start.loader.dataset)) // start.loader.batch_size)
-        loader = TargetLoader(start.loader, start.seed, min(num_batches, in_all))
-        batches = track(loader, 'Pixels for the read-outs', transient=True, disable=not sys.stdout.isatty())
+        loader = TargetLoader(start.loader, start.seed)
+        batches = track(islice(loader, num_batches), 'Pixels for the read-outs', min(num_batches, len(loader)),
+                        transient=True, disable=not sys.stdout.isatty())
         for i, batch in enumerate(batches):
             data = forward.prepare(batch)
             if not all('gt_sem_seg' in sample for sample in data['data_samples']):
@@ -113,7 +113,8 @@ def _sample(start: Start, num_batches: int) -> tuple[list[Pixels], Pixels | None
             labels = torch.stack([sample.gt_sem_seg.data[0] for sample in data['data_samples']])
             labels[torch.isin(labels, ignored)] = VOID
             features = model.extract_feat(data['inputs'])
-            pixels.append(sample_pixels(features[-1], labels, PIXELS, i))
+            last = features if isinstance(features, Tensor) else features[-1]  # DDRNet and PIDNet: one, in eval mode
+            pixels.append(sample_pixels(last, labels, PIXELS, i))
             if start.head_loaded and getattr(model.decode_head, 'out_channels', 0) > 1:
                 logits.append(sample_pixels(model.decode_head(features), labels, PIXELS, i))
     groups = [_joined(pixels[i::GROUPS]) for i in range(min(GROUPS, len(pixels)))]

@@ -59,12 +59,14 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
         ValueError: As ``BNConversionHook``, there is no such device, or the file of statistics cannot be written.
     """
     if checkpoint is not None and not Path(checkpoint).is_file():
-        raise SystemExit(f'There is no checkpoint {checkpoint}.')
+        raise SystemExit(f'There is no checkpoint {checkpoint}. Name one that is there, or train the model that '
+                         'writes it.')
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         float(torch.zeros((), device=device))
     except Exception as error:  # of any type: torch asserts that it was built for CUDA
-        raise ValueError(f'--device {device}: {str(error).splitlines()[0]}') from error
+        raise ValueError(f'--device {device}: {str(error).splitlines()[0]}. Name another, such as cuda:0 or '
+                         'cpu.') from error
     if args.statistics and '{' not in args.statistics and not Path(args.statistics).is_file():
         refuse_unwritable(Path(args.statistics))
     cfg = read_config(args.config, args.cfg_options, needs=('model', 'train_dataloader'))

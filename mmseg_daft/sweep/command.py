@@ -83,16 +83,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
     plan.add_argument('--probe', type=at_least(1), default=0, metavar='N',
                       help='train each method for N iterations first, to estimate the GPU hours')
-    for command in (plan, run):
-        which = 'where the --probe trains: ' if command is plan else ''
-        command.add_argument('--executor', choices=('slurm', 'local', 'debug'),
-                             help=f'{which}Slurm arrays, processes here (default), or this process')
-        command.add_argument('--parallel', type=at_least(1), metavar='N',
-                             help=argparse.SUPPRESS if which else 'runs at a time (default: 1; on Slurm 16)')
-        command.add_argument('--hours', type=above(0),
-                             help='Slurm: limit of a job; longer runs are requeued (default: 24)')
-        command.add_argument('--slurm', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
-                             help="submitit's parameters: partition=…, cpus_per_task=…, account=…, setup=…")
+    for command, title in ((plan, 'where the --probe trains, and the run that comes next'), (run, 'where it trains')):
+        where = command.add_argument_group(title)
+        where.add_argument('--executor', choices=('slurm', 'local', 'debug'),
+                           help='Slurm arrays, processes here (default), or this process')
+        where.add_argument('--parallel', type=at_least(1), metavar='N',
+                           help='runs at a time (default: 1; on Slurm 16)')
+        where.add_argument('--hours', type=above(0),
+                           help='Slurm: limit of a job; longer runs are requeued (default: 24)')
+        where.add_argument('--slurm', type=_key_value, nargs='+', action='extend', default=[], metavar='KEY=VALUE',
+                           help="submitit's parameters: partition=…, cpus_per_task=…, account=…, setup=…")
     run.add_argument('--max-failures', type=at_least(0), default=2, metavar='N',
                      help='a run that failed more often is given up (default: 2)')
     run.add_argument('--accept-missing', action='store_true', help='go on without such runs; the table says so')
@@ -101,6 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     here['collect'].add_argument('--evaluation', type=Path, metavar='NUMBERS.csv',
                                  help="of mmseg-daft evaluate, with the sweep's names of runs: joins the tables")
     here['status'].add_argument('--watch', action='store_true', help='show it again every 5 seconds')
+
+
+def _key_value(word: str) -> str:
+    key, equals, _ = word.partition('=')
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f'write KEY=VALUE, such as partition=NAME, not {word!r}')
+    return word
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,9 +121,6 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
     given = [word for name in ('executor', 'parallel', 'hours', 'slurm') if (value := getattr(args, name))
              for word in (f'--{name}', *map(str, value if isinstance(value, list) else [value]))]
-    if args.parallel or (given and not args.probe):
-        raise SystemExit(f'{shlex.join(given)}: plan trains nothing, but for a --probe, one method at a time. Give '
-                         f'--executor, --parallel, --hours and --slurm to mmseg-daft sweep run {args.folder}')
     read_sweep(args, 0)  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
     refuse_unwritable(args.folder / 'sweep.json')
@@ -140,7 +144,7 @@ def plan(args: argparse.Namespace, console: Console) -> int:
             bars = {method: progress.add_task(f'probe of {method}', total=args.probe) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
     console.print(*plan_table(folder), sep='\n')
-    words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])  # it trains where the probe did
+    words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])
     console.print(f'Next: {words}', markup=False, soft_wrap=True)
     return 0
 
@@ -244,7 +248,7 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
     for word in args.methods:
         name, _, config = word.partition('=')
         if name not in known:
-            raise SystemExit(f'--method {word}: no protocol for {name!r}; there is one for {", ".join(known)}.')
+            raise SystemExit(f'--method {word}: no protocol for {name!r}. Name one of {", ".join(known)}.')
         if not config:
             raise SystemExit(f'--method {word}: write NAME=CONFIG.')
         if name in configs:
@@ -280,9 +284,7 @@ def executor_of(args: argparse.Namespace, gpus_per_run: int) -> Executor:
     """Return what the command line says will train."""
     options = {}
     for word in args.slurm:
-        key, equals, value = word.partition('=')
-        if not (key and equals):
-            raise SystemExit(f'--slurm {word}: write KEY=VALUE, such as partition=NAME.')
+        key, _, value = word.partition('=')
         options[key] = value
         with suppress(ValueError, SyntaxError):
             options[key] = ast.literal_eval(value)

@@ -296,6 +296,15 @@ def test_one_image_has_no_intervals(case, analyze):
     assert math.isnan(float(rows(out / 'numbers.csv', measure='cka')[0]['value']))
 
 
+def test_images_that_a_wrapper_repeats_are_taken_once(case, analyze, tmp_path):
+    cfg = Config.fromfile(case.config)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=40000, dataset=cfg.train_dataloader.dataset)
+    cfg.dump(tmp_path / 'repeated.py')
+    numbers = [(analyze(f'FT={case.checkpoint("ft")}', '--split', 'train', '--stages', '4', '--formats', 'png',
+                        config=config)[0] / 'numbers.csv').read_bytes() for config in (None, tmp_path / 'repeated.py')]
+    assert numbers[0] == numbers[1]
+
+
 def test_a_converted_run_without_the_tensors_that_it_began_with_is_refused(case, analyze):
     older = case.changed('older.pth', case.checkpoint('daft'),
                          lambda content: content['message_hub']['runtime_info'].pop(CONVERTED))

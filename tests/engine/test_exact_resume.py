@@ -99,9 +99,9 @@ def content(value):
         yield repr(value).encode()
 
 
-def digests(run, iters=ITERS):
+def digests(run, iters=ITERS, name='iter_18.pth'):
     """Hash the final weights, momentum, schedules, and the losses on the way."""
-    checkpoint = torch.load(run / f'iter_{iters}.pth')
+    checkpoint = torch.load(run / name)
     losses = {name: buffer._log_history for name, buffer in checkpoint['message_hub']['log_scalars'].items()
               if 'loss' in name or 'lr' in name}
     assert len(losses) >= 2 and all(len(history) == iters for history in losses.values())
@@ -119,22 +119,25 @@ def dump(cfg, path):
     return path
 
 
-@pytest.fixture
-def command(make, tmp_path):
-    """The config as a file, for processes, with hooks that tell where a run is."""
-    cfg = make()
+def with_events(cfg, path):
+    """Write a config as a file, for processes, with hooks that tell where a run is."""
     cfg.custom_imports = dict(imports=['mmseg_daft', 'support.training_events'])
     cfg.custom_hooks += [dict(type='PassEventHook'), dict(type='EventsHook')]
-    return dump(cfg, tmp_path / 'run.py')
+    return dump(cfg, path)
 
 
-def undisturbed(config, run):
+@pytest.fixture
+def command(make, tmp_path):
+    return with_events(make(), tmp_path / 'run.py')
+
+
+def undisturbed(config, run, **end):
     """Train by the command line, in an interpreter of its own."""
     done = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)],
         capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return digests(run)
+    return digests(run, **end)
 
 
 def moment(rng):
@@ -167,14 +170,14 @@ def killed_until_done(config, run, rng, kills, ranks=1, asks=False):
         return killed
 
 
-def killed_at_least(total, command, folder, expected, seed, **options):
+def killed_at_least(total, command, folder, expected, seed, end=None, **options):
     """Kill runs until so many processes have died; every run has to end as expected."""
     rng = np.random.default_rng(seed)
     killed = []
     for number in range(30):  # a run may end before it is killed
         run = folder / f'killed{number}'
         killed += killed_until_done(command, run, rng, min(8, total - len(killed)), **options)
-        assert digests(run) == expected, killed
+        assert digests(run, **end or {}) == expected, killed
         if len(killed) >= total:
             return killed
     raise AssertionError(f'only {len(killed)} kills in 30 runs')
@@ -191,6 +194,22 @@ def test_killed_or_asked_to_stop_while_gradients_accumulate(command, tmp_path):
     command.write_text(text + "optim_wrapper['accumulative_counts'] = 2\ntrain_cfg['val_interval'] = 4\n")
     killed = killed_at_least(8, command, tmp_path, undisturbed(command, tmp_path / 'whole'), seed=2, asks=True)
     assert any(kind.startswith('asked') for kind in killed) and {'iteration', 'save'} & {*killed}
+
+
+def test_killed_or_asked_to_stop_in_a_loop_of_epochs(make, tmp_path):
+    """Which goes on from an epoch's start: equal where nothing but the order of the samples is random."""
+    cfg = make(**{
+        'train_cfg': dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1, _delete_=True),
+        'train_dataloader': dict(num_workers=0, persistent_workers=False, sampler=dict(type='DefaultSampler')),
+        'param_scheduler.0': dict(end=3, by_epoch=True), 'default_hooks.checkpoint': dict(by_epoch=True, interval=1),
+        'model.decode_head.dropout_ratio': 0, 'custom_hooks': [dict(type='BNConversionHook')]})
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset.pipeline = [step for step in pipeline if not step['type'].startswith('Random')]
+    cfg.model.data_preprocessor.size = (60, 80)
+    config, end = with_events(cfg, tmp_path / 'run.py'), dict(iters=24, name='epoch_3.pth')
+    killed = killed_at_least(
+        5, config, tmp_path, undisturbed(config, tmp_path / 'whole', **end), seed=3, end=end, asks=True)
+    assert any(kind.startswith('asked') for kind in killed) and {'iteration', 'save', 'validation'} & {*killed}
 
 
 def test_any_of_two_ranks_killed(command, tmp_path):
@@ -314,11 +333,20 @@ def test_a_transform_that_no_seed_reaches_is_refused_by_name(make):
         train(cfg)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_transforms_with_generators_of_their_own_are_seeded(make, workers):
+ALBU = dict(type='Albu', transforms=[
+    dict(type='RandomBrightnessContrast', p=0.5),
+    dict(type='OneOf', transforms=[dict(type='GaussNoise', p=1), dict(type='MedianBlur', p=1)], p=0.5)])
+
+
+@pytest.mark.parametrize(('transform', 'workers'), [(dict(type='OwnGenerators'), 0), (dict(type='OwnGenerators'), 2),
+                                                    (ALBU, 2)], ids=['own-0', 'own-2', 'Albu'])
+def test_transforms_with_generators_of_their_own_are_seeded(make, transform, workers):
+    if transform is ALBU:
+        pytest.importorskip('albumentations', reason="mmseg's Albu needs albumentations, which is not installed")
+
     def config(name, iters, **options):
         cfg = make(name, iters, **options)
-        cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='OwnGenerators'))
+        cfg.train_dataloader.dataset.pipeline.insert(2, dict(transform))  # after image and label
         cfg.train_dataloader.update(num_workers=workers, persistent_workers=workers > 0)
         return cfg
 

@@ -211,3 +211,13 @@ def test_a_schedule_that_keeps_both_rates_passes(ft, schedulers, first, options)
 
 def test_a_floor_below_both_rates_passes(ft):
     train(ft(iters=1, **{'param_scheduler.0.eta_min': 1e-4}))
+
+
+def test_a_resumed_run_does_not_take_other_rates(ft):
+    """MMEngine restores the checkpoint's: a changed config would say what is not so."""
+    train(ft(iters=1, **{'optim_wrapper.paramwise_cfg': RATES}))
+    cfg = ft(iters=2, resume=True, **{'optim_wrapper.paramwise_cfg': dict(RATES, backbone_lr=0.03)})
+    with pytest.raises(ValueError, match=r'so backbone_lr=0.03 \(it was 0.01\), .* no effect. Set them back'):
+        train(cfg)
+    cfg = ft(iters=2, resume=True, **{'optim_wrapper.paramwise_cfg': RATES})
+    assert train(cfg).iter == 2

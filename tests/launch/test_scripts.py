@@ -53,8 +53,11 @@ def test_train_resume_and_test(config, tmp_path, training, test):
     assert 'BN conversion: done before this run was resumed (13 images' in output
     assert 'layers found' not in output
     trained = re.findall(r'mIoU: ([\d.]+)', output)[-1]
-    output = succeed(*test, config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test')
+    drawn = ['--show-dir', tmp_path / 'drawn', '--out', tmp_path / 'labels', '--wait-time', 0.5, '--cfg-options',
+             'default_hooks.visualization.interval=1']
+    output = succeed(*test, config, tmp_path / 'run' / 'iter_4.pth', '--work-dir', tmp_path / 'test', *drawn)
     assert re.findall(r'mIoU: ([\d.]+)', output)[-1] == trained
+    assert len([*(tmp_path / 'drawn').rglob('*.png')]) == len([*(tmp_path / 'labels').rglob('*.png')]) == 2
 
 
 @pytest.fixture

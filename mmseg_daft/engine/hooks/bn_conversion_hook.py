@@ -8,7 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmseg_daft.core.arguments import FLAG, NAMES, POSITIVE, TEXT, optional, takes, whole
+from mmseg_daft.core.arguments import FLAG, NAMES, POSITIVE, TEXT, optional, refuse_second, takes, whole
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import VARIANT, ConversionVariant
 from mmseg_daft.engine.checkpoints import settle_start
@@ -77,9 +77,8 @@ class BNConversionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Make sure, before MMEngine loads anything, that ``load_from`` is where the run starts from."""
-        if sum(isinstance(hook, BNConversionHook) for hook in runner.hooks) > 1:
-            raise ValueError('There are two BNConversionHooks, and the second would convert what the first has '
-                             'converted: keep one, and list all modules in it.')
+        refuse_second(self, runner.hooks, 'the second would convert what the first has converted: keep one, and list '
+                      'all modules in it.')
         settle_start(runner)
 
     def before_train(self, runner: Runner) -> None:

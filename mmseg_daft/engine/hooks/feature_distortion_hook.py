@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmseg_daft.core.arguments import NAMES, check_modules, optional, several, takes, whole
+from mmseg_daft.core.arguments import NAMES, check_modules, optional, refuse_second, several, takes, whole
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.core.random_state import preserved_random_state
@@ -74,8 +74,7 @@ class FeatureDistortionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Find the modules, before anything takes long."""
-        if sum(isinstance(hook, FeatureDistortionHook) for hook in runner.hooks) > 1:
-            raise ValueError('There are two FeatureDistortionHooks, and both would write the same curves: keep one.')
+        refuse_second(self, runner.hooks, 'both would write the same curves: keep one.')
         model = _unwrapped(runner)
         check_modules(model, self.modules)
         if not any(layer_tensors(model, self.modules)):
