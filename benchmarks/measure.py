@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -47,12 +48,12 @@ def compare(
         for name, way in ways.items():
             before()
             _synchronize(device)
-            start, start_processor = time.perf_counter(), time.process_time()
+            start, start_processor = time.perf_counter(), _processor_time()
             way()
             _synchronize(device)
             if repeat:
                 wall[name].append(time.perf_counter() - start)
-                processor[name].append(time.process_time() - start_processor)
+                processor[name].append(_processor_time() - start_processor)
     peaks = {}
     for name, way in ways.items():
         before()
@@ -67,6 +68,12 @@ def compare(
             'ratio': statistics.median(ratios), 'quartiles': statistics.quantiles(ratios, n=4, method='inclusive')[::2],
             'extra_bytes': peaks[name] - peaks[first], 'peak_bytes': peaks[first]})
     return rows
+
+
+def _processor_time() -> float:
+    """Return the seconds of this process and of those it has started and that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _synchronize(device: torch.device) -> None:
@@ -95,7 +102,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         'processor': models[0] if models else platform.processor(), 'cores': os.cpu_count(),
         'threads': torch.get_num_threads(), 'load': os.getloadavg()[0], 'python': platform.python_version(),
         'torch': torch.__version__, 'date': time.strftime('%Y-%m-%d'),
-        'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None}
+        **(dict(gpu=torch.cuda.get_device_name(device), cudnn=torch.backends.cudnn.version())
+           if device.type == 'cuda' else dict(gpu=None))}
 
 
 def save(name: str, setting: Mapping[str, Any], tables: Mapping[str, list[dict[str, Any]]], device: torch.device,

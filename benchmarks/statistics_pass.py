@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,7 +41,7 @@ except ImportError:
 MODEL_FOLDER = Path(__file__).resolve().parents[1] / 'configs/_base_/models'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', type=torch.device)
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--whole-model', action='store_true', help='also what others do as their users call it')
     parser.add_argument('--base-channels', type=int, default=64, help='64 is ResNet-50; less is for tests')
     parser.add_argument('--results', type=Path, default=measure.RESULTS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def segmentor(base_channels: int, preprocessor: bool = False, depth: int = 50) -> nn.Module:
@@ -133,9 +133,8 @@ def swa(model: nn.Module, batches: list[Tensor]) -> None:
     update_bn(batches, model)
 
 
-def main() -> None:
-    """Measure, print the table, write the results."""
-    args = parse_args()
+def compare_passes(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Measure all ways, and return their rows under the table's title."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = segmentor(args.base_channels).to(args.device)
@@ -160,12 +159,19 @@ def main() -> None:
     if args.whole_model:
         runs.update({f'{name}, whole model': with_autocast(way, model) for name, way in list(ways.items())[2:]})
     rows = measure.compare(runs, args.repeats, args.device, lambda: model.load_state_dict(start))
-    setting = {key: str(value) for key, value in vars(args).items() if key != 'results'}
     title = (f'Statistics pass, ResNet-50, {args.batch_size} x {args.size}², {args.dtype}'
              f'{", channels last" if args.channels_last else ""}, {args.device}')
-    measure.show({title: rows})
+    return {title: rows}
+
+
+def main() -> None:
+    """Measure, print the table, write the results."""
+    args = parse_args()
+    tables = compare_passes(args)
+    measure.show(tables)
+    setting = {key: str(value) for key, value in vars(args).items() if key != 'results'}
     name = f'statistics_pass_{args.dtype}{"_channels-last" if args.channels_last else ""}'
-    print(measure.save(name, setting, {title: rows}, args.device, args.results))
+    print(measure.save(name, setting, tables, args.device, args.results))
 
 
 if __name__ == '__main__':

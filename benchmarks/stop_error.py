@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import measure
@@ -25,12 +26,24 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmseg_daft.core.batch_norm import find_batch_norms
-from mmseg_daft.core.statistics import collect_statistics
+from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms
+from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.engine.training_data import ModelForward, TargetLoader
 
 CONFIG = Path(__file__).resolve().parents[1] / 'configs/daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
+
+
+def worst_layer(
+    found: Mapping[str, LayerStatistics], right: Mapping[str, LayerStatistics], layers: Mapping[str, BatchNorm],
+) -> tuple[float, float]:
+    """Return the worst layer's difference of the means, in standard deviations, and of the variances, relative."""
+    means, variances = [], []
+    for name, layer in layers.items():
+        var = right[name].var + layer.eps
+        means.append(float(((found[name].mean - right[name].mean) / var.sqrt()).square().mean().sqrt()))
+        variances.append(float(((found[name].var - right[name].var) / var).square().mean().sqrt()))
+    return max(means), max(variances)
 
 
 def main() -> None:
@@ -59,12 +72,7 @@ def main() -> None:
             model, layers, track(loader, f'stop_error={error}', transient=True),
             lambda batch: forward.train_path(forward.prepare(batch)), stop=error and StopRule(error))
         whole = whole or found
-        worst = [0.0, 0.0]
-        for name, layer in layers.items():
-            var = whole[name].var + layer.eps
-            means = ((found[name].mean - whole[name].mean) / var.sqrt()).square().mean().sqrt()
-            variances = ((found[name].var - whole[name].var) / var).square().mean().sqrt()
-            worst = [max(worst[0], float(means)), max(worst[1], float(variances))]
+        worst = worst_layer(found, whole, layers)
         rows.append(dict(stop_error=error, batches=loader.rounds, of=len(loader), worst_mean=worst[0],
                          worst_variance=worst[1], seconds=time.perf_counter() - start))
     table = Table('stop_error', 'mini-batches', 'worst mean', 'worst variance', 'time')

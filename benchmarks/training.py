@@ -8,7 +8,7 @@ The statistics of 2 ranks run on one core each, beside 1 rank on one core.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,7 @@ from mmseg_daft.core.statistics import collect_statistics
 from mmseg_daft.core.stop_rule import StopRule
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cpu', type=torch.device)
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--base-channels', type=int, default=64, help='64 is ResNet-50; less is for tests')
     parser.add_argument('--results', type=Path, default=measure.RESULTS)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)

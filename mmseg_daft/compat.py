@@ -3,6 +3,7 @@
 | repair | needed where | what it changes |
 |---|---|---|
 | ``allow_mmengine_checkpoints`` | torch >= 2.6 | ``torch.load`` accepts the types that MMEngine writes |
+| ``count_deterministically`` | ``randomness=dict(deterministic=True)``, a GPU | ``IoUMetric`` counts on the CPU then |
 | ``explain_empty_dataset`` | a data set is empty | MMEngine's error says so, and what to check |
 | ``stand_in_for_missing_ops`` | mmseg < 1.4 with mmcv-lite | ``import mmseg`` works; an op raises when called |
 
@@ -29,6 +30,7 @@ def repair() -> None:
     explain_empty_dataset()
     if importlib.util.find_spec('mmseg'):
         stand_in_for_missing_ops()
+        count_deterministically()
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:
@@ -111,3 +113,24 @@ def stand_in_for_missing_ops() -> None:
 
     if Version(mmseg_version) < Version('1.4') and importlib.util.find_spec('mmcv._ext') is None:
         sys.modules['mmcv._ext'] = _MissingOps()
+
+
+def count_deterministically() -> None:
+    """Let mmseg's IoUMetric count on the CPU while deterministic algorithms are on.
+
+    It counts by ``torch.histc``, which has no deterministic version on a GPU and raises (torch's documentation of
+    ``use_deterministic_algorithms``): every such run would end at its first validation.
+    """
+    from mmseg.evaluation import IoUMetric
+
+    count = IoUMetric.intersect_and_union
+    if hasattr(count, '__wrapped__'):
+        return
+
+    @wraps(count)
+    def counted(pred_label: torch.Tensor, label: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch.are_deterministic_algorithms_enabled():
+            pred_label, label = pred_label.cpu(), label.cpu()
+        return count(pred_label, label, *args, **kwargs)
+
+    IoUMetric.intersect_and_union = staticmethod(counted)

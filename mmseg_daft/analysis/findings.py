@@ -46,10 +46,10 @@ def median_with_interval(values: Sequence[float]) -> Median:
 
 def count(values: Tensor, edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Count values between rising edges, as NumPy does; those below all bins come first, those above them last."""
-    flat = values.detach().double().flatten()
-    index = torch.bucketize(flat, torch.as_tensor(edges, device=flat.device), right=True)
+    flat = values.detach().cpu().double().flatten().numpy()
+    index = np.searchsorted(edges, flat, side='right')
     index[flat == edges[-1]] -= 1
-    return torch.bincount(index, minlength=len(edges) + 1).cpu().numpy()
+    return np.bincount(index, minlength=len(edges) + 1)
 
 
 class PixelHistogram:

@@ -125,10 +125,11 @@ def pass_identity(
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     device = next(iter(forward.model.parameters())).device
     with precision(), torch.no_grad():
-        ones = torch.ones(1, 1, device=device, dtype=next(forward.model.parameters()).dtype)
+        # No matrix product: a GPU's deterministic algorithms refuse one unless CUBLAS_WORKSPACE_CONFIG is set.
+        ones = torch.ones(1, 1, 1, device=device, dtype=next(forward.model.parameters()).dtype)
         switch = getattr(torch.backends.cudnn, 'conv', torch.backends.cudnn)
         rounding = getattr(switch, 'fp32_precision', None) or torch.backends.cudnn.allow_tf32
-        kind = str((ones @ ones).dtype) + (f', TF32 {rounding}' if device.type == 'cuda' else '')
+        kind = str(torch.conv1d(ones, ones).dtype) + (f', TF32 {rounding}' if device.type == 'cuda' else '')
     model = {key: value for key, value in cfg.model.to_dict().items() if key in (*parts, 'type', 'data_preprocessor')}
     return {
         'format': str(FORMAT),

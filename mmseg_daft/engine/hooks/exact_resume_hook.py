@@ -39,8 +39,9 @@ class ExactResumeHook(Hook):
 
     The order of samples is MMEngine's. With deterministic kernels (``randomness=dict(seed=0, deterministic=True)``)
     the weights, the optimizer and the schedules end equal to the bit; on other ones as equal as two runs ever are.
-    The number of loader workers may change between start and resume. A validation in the midst that was
-    cut off is not made up for; the final one is, by ``FinalEvaluationHook``.
+    On a GPU, models with matrix products need ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` for that. The number of loader
+    workers may change between start and resume. A validation in the midst that was cut off is not made up for; the
+    final one is, by ``FinalEvaluationHook``.
 
     Raises:
         ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, the
