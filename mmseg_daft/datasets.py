@@ -1,4 +1,4 @@
-"""Data sets that MMSegmentation lacks, CamVid (its issue 3601) and the demo's shapes, and two transforms of recipes."""
+"""Data sets that MMSegmentation lacks, CamVid (its issue 3601), IDD, the demo's shapes; two transforms of recipes."""
 
 from typing import Any
 
@@ -30,6 +30,33 @@ class CamVidDataset(BaseSegDataset):
                  [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]])
 
     def __init__(self, img_suffix: str = '.png', seg_map_suffix: str = '.png', **kwargs: Any) -> None:
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=False, **kwargs)
+
+
+@DATASETS.register_module()
+class IDDDataset(BaseSegDataset):
+    """IDD, the India Driving Dataset, with the 26 classes of its segmentation benchmark (``level3Id``).
+
+    Labels are the files that its authors' ``createLabels.py --id-type level3Id`` writes (AutoNUE/public-code). A class
+    has the name of its main part: *drivable fallback* holds parking, *non-drivable fallback* rail tracks, *person*
+    animals, *vehicle fallback* caravans, trailers and trains, *bridge* tunnels, *sky* the rest of the background.
+
+    Source: Varma, Subramanian, Namboodiri, Chandraker, Jawahar, WACV 2019. Arguments are those of ``BaseSegDataset``.
+    """
+
+    METAINFO = dict(
+        classes=('road', 'drivable fallback', 'sidewalk', 'non-drivable fallback', 'person', 'rider', 'motorcycle',
+                 'bicycle', 'autorickshaw', 'car', 'truck', 'bus', 'vehicle fallback', 'curb', 'wall', 'fence',
+                 'guard rail', 'billboard', 'traffic sign', 'traffic light', 'pole', 'obs-str-bar-fallback', 'building',
+                 'bridge', 'vegetation', 'sky'),
+        palette=[[128, 64, 128], [81, 0, 81], [244, 35, 232], [152, 251, 152], [220, 20, 60], [255, 0, 0], [0, 0, 230],
+                 [119, 11, 32], [255, 204, 54], [0, 0, 142], [0, 0, 70], [0, 60, 100], [136, 143, 153], [220, 190, 40],
+                 [102, 102, 156], [190, 153, 153], [180, 165, 180], [174, 64, 67], [220, 220, 0], [250, 170, 30],
+                 [153, 153, 153], [169, 187, 214], [70, 70, 70], [150, 100, 100], [107, 142, 35], [70, 130, 180]])
+
+    def __init__(
+        self, img_suffix: str = '_leftImg8bit.png', seg_map_suffix: str = '_gtFine_labellevel3Ids.png', **kwargs: Any,
+    ) -> None:
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=False, **kwargs)
 
 

@@ -8,8 +8,10 @@ import os
 import re
 import uuid
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _SUFFIX = '.unfinished'
 
@@ -27,17 +29,30 @@ def write_atomically(path: Path, content: Any) -> None:
     """
     if not isinstance(content, (bytes, str)):
         content = json.dumps(content, indent=1) + '\n'
+    with written_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written bit by bit, which is there, as ``write_atomically`` says, once the block has ended."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two nodes' containers may share both it and the folder.
     unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}')
     try:
         with open(unfinished, 'wb') as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes have left of a file that they wrote."""
+    for leftover in path.parent.glob(f'{path.name}.*{_SUFFIX}'):
+        leftover.unlink(missing_ok=True)
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     'models': {'models'},
     'analysis': {'core', 'engine', 'analysis'},
     'offline': {'core', 'engine', 'analysis', 'offline'},
+    'evaluation': {'core', 'engine', 'analysis', 'evaluation'},
     'launch': {'engine', 'launch'},
     'sweep': {'engine', 'launch', 'sweep'},
     'doctor': {'core', 'engine', 'models', 'doctor'},

@@ -97,7 +97,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.files import refuse_unwritable, write_atomically
 
-    runs = _read_runs(args.runs)
+    runs = read_runs(args.runs)
     with quiet():
         cfg = read_config(args.config, args.cfg_options, needs=('model',))
     out = args.out or Path('work_dirs', 'analyze', args.config.stem)
@@ -108,7 +108,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
     for name in ('numbers.csv', 'report.html', 'figures/x.png'):
         refuse_unwritable(out / name)
     refuse_other_report(out, 'report.html', made_from)
-    with _processes(args.launcher):
+    with processes(args.launcher, 'analyze'):
         findings = measure(
             cfg, runs, pretrained=args.pretrained, stages=args.stages, split=args.split, images=args.images,
             batch_size=args.batch_size, workers=args.workers, amp=args.amp, sheets=args.sheets, console=console)
@@ -120,7 +120,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
                       soft_wrap=True, markup=False)
 
 
-def _read_runs(words: Sequence[str]) -> dict[str, Path]:
+def read_runs(words: Sequence[str]) -> dict[str, Path]:
     """Return paths by method; no two methods may share a name, nor the names of their figures' files."""
     from mmseg_daft.analysis.report import slug
 
@@ -143,13 +143,13 @@ def _read_runs(words: Sequence[str]) -> dict[str, Path]:
 
 
 @contextmanager
-def _processes(launcher: str) -> Iterator[None]:
+def processes(launcher: str, command: str) -> Iterator[None]:
     """Join torchrun's processes in a group, gloo's also on GPUs: all they exchange is the numbers at the end."""
     if launcher == 'none':
         yield
         return
     if 'RANK' not in os.environ or 'WORLD_SIZE' not in os.environ:
-        raise ValueError('--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft analyze ... '
+        raise ValueError(f'--launcher pytorch needs torchrun: torchrun --nproc_per_node 2 -m mmseg_daft {command} ... '
                          '--launcher pytorch')
     import torch
 

@@ -134,10 +134,15 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
     if isinstance(dataset.metainfo.get('classes'), str):
         raise ValueError(f'The classes of {split}_dataloader.dataset are one text, {dataset.metainfo["classes"]!r}: '
                          'name a list of names, or a file that is there.')
-    paths = [Path(os.fsencode(info['img_path']).decode('utf-8', 'replace')) for info in infos]
-    times = Counter(path.name for path in paths)
-    names = [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in paths]
+    names = image_names(info['img_path'] for info in infos)
     return dataset, names, tuple(dataset.metainfo.get('classes') or ()) if labeled else ()
+
+
+def image_names(paths: Iterable[str]) -> list[str]:
+    """Return a short name for each image of a data set."""
+    shown = [Path(os.fsencode(path).decode('utf-8', 'replace')) for path in paths]
+    times = Counter(path.name for path in shown)
+    return [path.name if times[path.name] == 1 else f'{path.parent.name}/{path.name}' for path in shown]
 
 
 @dataclass(frozen=True)
@@ -247,32 +252,39 @@ class _Analyzer:
         if valid is not None:
             rows, columns = valid[0].any(1), valid[0].any(0)
             heat = heat[rows][:, columns]
-        height, width = sample['inputs'].shape[1:]
-        scale = min(1.0, _SHOWN_WIDTH / width)
-        shape = max(1, round(height * scale)), max(1, round(width * scale))
+        shape = shown_shape(sample['inputs'])
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
             if loaded.predicts:
                 result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
-                predictions[title] = _nearest(result.pred_sem_seg.data, shape)
-        truth = _nearest(self._truth(sample['data_samples']), shape) if self.classes else None
+                predictions[title] = nearest(result.pred_sem_seg.data, shape)
+        truth = nearest(self._truth(sample['data_samples']), shape) if self.classes else None
         name = self.names[image.number].rsplit('.', 1)[0]
         cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
         if class_ is not None:
             title = f'{self.classes[class_]}\n{title}'
-        return Scene(title, self._picture(sample['inputs'], shape), truth, predictions, heat.cpu().numpy(), class_)
-
-    def _picture(self, inputs: Tensor, shape: tuple[int, int]) -> np.ndarray:
-        """Return what can be shown of an input: three channels or a gray one, by their range if not of 8 bits."""
-        if len(inputs) == 3 and self.start.model.data_preprocessor.channel_conversion:
-            inputs = inputs[[2, 1, 0]]
-        channels = inputs[:3 if len(inputs) > 2 else 1]
-        small = F.interpolate(channels[None].float(), size=shape, mode='bilinear', antialias=True)[0]
-        if inputs.dtype is not torch.uint8:
-            small = (small - small.min()) * (255 / (small.max() - small.min()).clamp(min=1e-12))
-        return small.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
+        return Scene(title, picture(sample['inputs'], self.start.model), truth, predictions, heat.cpu().numpy(), class_)
 
 
-def _nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:
+def shown_shape(inputs: Tensor) -> tuple[int, int]:
+    """Return the height and width that an input is shown with."""
+    height, width = inputs.shape[1:]
+    scale = min(1.0, _SHOWN_WIDTH / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def picture(inputs: Tensor, model: BaseSegmentor) -> np.ndarray:
+    """Return what can be shown of a model's input: three channels or a gray one, by their range if not of 8 bits."""
+    if len(inputs) == 3 and model.data_preprocessor.channel_conversion:
+        inputs = inputs[[2, 1, 0]]
+    channels = inputs[:3 if len(inputs) > 2 else 1]
+    small = F.interpolate(channels[None].float(), size=shown_shape(inputs), mode='bilinear', antialias=True)[0]
+    if inputs.dtype is not torch.uint8:
+        small = (small - small.min()) * (255 / (small.max() - small.min()).clamp(min=1e-12))
+    return small.round().clamp(0, 255).byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def nearest(ids: Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """Return class ids ``(1, H, W)`` in another size."""
     return F.interpolate(ids[None].float(), size=shape, mode='nearest-exact')[0, 0].long().cpu().numpy()

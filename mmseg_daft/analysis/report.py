@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,32 @@ def refuse_other_report(folder: Path, report: str, made_from: Mapping[str, Any])
 def write_report(out: Path, findings: Findings, formats: Sequence[str], console: Console | None = None) -> None:
     """Write ``numbers.csv``, ``figures/`` and ``report.html``; their titles and captions are the template's."""
     write_csv(out / 'numbers.csv', COLUMNS, number_rows(findings))
+    with draw.figure_style():
+        write_page(out, 'analysis/report.html.j2', report_figures(findings), formats, console, shown, findings=findings,
+                   kinds=KINDS, last_stage=list(findings.stages)[-1])
+
+
+def write_page(
+    out: Path, template: str, figures: Mapping[str, Figure], formats: Sequence[str], console: Console | None,
+    show: Callable[[Any], str], **content: Any,
+) -> None:
+    """Write figures to ``figures/``, and ``report.html`` from a template that extends ``page.html.j2``.
+
+    ``show`` returns a cell's text.
+    """
     (out / 'figures').mkdir(parents=True, exist_ok=True)
     sources = {}
-    with draw.figure_style():
-        for name, figure in track(report_figures(findings).items(), 'Draw figures', console=console,
-                                  disable=console is None):
-            draw.save_figure(figure, out / 'figures', name, formats)
-            suffix, mime = ('png', 'image/png') if name.startswith('sheet_') else ('svg', 'image/svg+xml')
-            content = io.BytesIO()
-            figure.savefig(content, format=suffix, metadata=draw.UNDATED.get(suffix))
-            sources[name] = f'data:{mime};base64,{base64.b64encode(content.getvalue()).decode()}'
-    environment = Environment(loader=PackageLoader('mmseg_daft', 'analysis'), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(shown=shown, sort_key=_sort_key, slug=slug)
-    write_atomically(out / 'report.html', environment.get_template('report.html.j2').render(
-        findings=findings, sources=sources, kinds=KINDS, last_stage=list(findings.stages)[-1]))
+    for name, figure in track(figures.items(), 'Draw figures', console=console, disable=console is None):
+        draw.save_figure(figure, out / 'figures', name, formats)
+        suffix, mime = ('png', 'image/png') if name.startswith('sheet_') else ('svg', 'image/svg+xml')
+        image = io.BytesIO()
+        figure.savefig(image, format=suffix, metadata=draw.UNDATED.get(suffix))
+        sources[name] = f'data:{mime};base64,{base64.b64encode(image.getvalue()).decode()}'
+    environment = Environment(loader=PackageLoader('mmseg_daft', ''), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(shown=show, sort_key=_sort_key, slug=slug)
+    page = environment.get_template(template).render(sources=sources, **content)
+    write_atomically(out / 'report.html', page)
 
 
 def report_figures(findings: Findings) -> dict[str, Figure]:
@@ -110,7 +121,7 @@ def shown(cell: object) -> str:
 
 
 def _sort_key(cell: object) -> object:
-    value = cell.value if isinstance(cell, Median) else cell
+    value = getattr(cell, 'value', cell)  # of one with an interval
     if isinstance(value, float) and not math.isfinite(value):
         return '' if math.isnan(value) else math.copysign(1e308, value)  # as JavaScript reads numbers
     return value

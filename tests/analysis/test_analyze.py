@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from mmseg_daft.analysis import report
-from mmseg_daft.analysis.measure import _Analyzer
+from mmseg_daft.analysis.measure import picture
 from mmseg_daft.analysis.runs import load_start
 from mmseg_daft.cli import main
 from mmseg_daft.engine.convert_model import CONVERTED
@@ -279,10 +279,9 @@ def test_a_picture_shows_any_number_of_channels_and_any_range(case, channels, dt
     start = load_start(cfg, None, torch.device('cpu'))
     image = torch.linspace(0, top, 4 * 6).view(1, 4, 6).repeat(channels, 1, 1)
     image[1:] *= 0.5
-    analyzer = _Analyzer(start, [], None, [], [], torch.tensor([255]), {}, torch.device('cpu'), False, None)
-    picture = analyzer._picture(image.to(dtype), (4, 6))
-    assert picture.shape == (4, 6, 3) and picture.dtype == np.uint8
-    brightest = picture.reshape(-1, 3).max(0).tolist()
+    shown = picture(image.to(dtype), start.model)
+    assert shown.shape == (4, 6, 3) and shown.dtype == np.uint8
+    brightest = shown.reshape(-1, 3).max(0).tolist()
     high, low = (200, 100) if dtype is torch.uint8 else (255, 128)
     expected = {3: [low, low, high], 4: [high, low, low]}  # mmseg turns three channels alone from BGR to RGB
     assert brightest == expected.get(channels, [high] * 3)

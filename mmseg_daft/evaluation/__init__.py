@@ -1,0 +1,1 @@
+"""Which of several runs generalizes: their numbers on unseen domains and corruptions, and whether they differ."""

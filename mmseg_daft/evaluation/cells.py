@@ -1,0 +1,132 @@
+"""What is evaluated: test sets, and the own one under corruptions, opened and checked before anything is counted."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+
+from mmseg_daft.analysis.measure import image_names
+from mmseg_daft.engine.configs import types_in
+from mmseg_daft.engine.training_data import leaf_datasets
+from mmseg_daft.evaluation.confusion import LEAST_IMAGES
+from mmseg_daft.evaluation.corruptions import corrupted
+from mmseg_daft.evaluation.sets import mapped_set
+from mmseg_daft.evaluation.store import BLOCK, Key
+
+OWN, CORRUPTED = 'test', 'corrupted'
+"""What a report calls the config's own test set, and that under corruptions."""
+
+
+class Cell:
+    """One reading of a set's images, as they are or under a corruption.
+
+    Args:
+        set_: The set's name.
+        corruption: Its name, ``''`` for none; ``severity`` is 0 then.
+        config: The data set's, with the corruption in its pipeline and labels of the models' classes.
+
+    Attributes:
+        images: How many there are.
+        made_from: What tells its images and labels apart from those of any other cell.
+
+    Raises:
+        ValueError: There are no images, or no labels.
+    """
+
+    def __init__(self, set_: str, corruption: str, severity: int, config: Mapping[str, Any]) -> None:
+        self.key: Key = (set_, corruption, severity)
+        self.dataset = DATASETS.build(config)
+        self.images = len(self.dataset)
+        if not self.images:
+            raise ValueError(f'The set {set_!r} is empty. Check its data_root, ann_file, data_prefix, img_suffix and '
+                             'seg_map_suffix.')
+        if not all('LoadAnnotations' in types_in(part.pipeline) for part in leaf_datasets(config)):
+            raise ValueError(f'The pipeline of the set {set_!r} loads no labels, so there is nothing to compare with. '
+                             "Put dict(type='LoadAnnotations') before PackSegInputs.")
+        files = hashlib.sha256()
+        for image, label in map(self.places, range(self.images)):
+            if not (label and Path(label).is_file()):
+                raise ValueError(f'The set {set_!r} has no label for {image}: {label or "none is named"} is not there. '
+                                 'Check its data_prefix and seg_map_suffix, or leave the set out.')
+            files.update(f'{image}\0{_size(image)}\0{label}\0{_size(label)}\n'.encode('utf-8', 'surrogateescape'))
+        self.made_from = dict(images=self.images, files=files.hexdigest(), dataset=config)
+
+    def __str__(self) -> str:
+        set_, corruption, severity = self.key
+        return f'{set_}, {corruption} {severity}' if corruption else set_
+
+    def places(self, number: int) -> tuple[str, str | None]:
+        """Return the paths of an image and of its label."""
+        info = self.dataset.get_data_info(number)
+        return info['img_path'], info.get('seg_map_path')
+
+    def names(self) -> list[str]:
+        """Return a short name for each image."""
+        return image_names(self.places(number)[0] for number in range(self.images))
+
+    def blocks(self) -> Iterator[range]:
+        """Yield the images' numbers, block by block."""
+        return (range(start, min(start + BLOCK, self.images)) for start in range(0, self.images, BLOCK))
+
+
+@cache
+def _size(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+@dataclass(frozen=True)
+class TestData:
+    """All that runs are evaluated on.
+
+    Attributes:
+        classes: Their names, in the order of the labels, and their colors.
+        cells: The own test set first.
+        lacking: By set, the classes that it cannot have.
+    """
+
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    cells: Sequence[Cell]
+    lacking: Mapping[str, Sequence[str]]
+
+    def remarks(self) -> list[str]:
+        """Return what a reader has to know of the sets."""
+        found = [f'{name} has no labels of {", ".join(classes)}: its mIoU is over the other '
+                 f'{len(self.classes) - len(classes)} classes.' for name, classes in self.lacking.items() if classes]
+        return found + [f'{cell} has {cell.images} image{"s" * (cell.images > 1)}, too few for intervals.'
+                        for cell in self.cells if not cell.key[1] and cell.images < LEAST_IMAGES]
+
+
+def open_cells(
+    cfg: Config, further: Mapping[str, dict], corruptions: Sequence[tuple[str, int]], store: str | None = None,
+) -> TestData:
+    """Open the config's test set, further ones and, under corruptions, the first.
+
+    Args:
+        further: By name, as from ``read_sets``.
+        corruptions: With their severities.
+        store: A folder that keeps corrupted images.
+
+    Raises:
+        ValueError: A set cannot be used.
+    """
+    config = cfg.test_dataloader.dataset
+    own = Cell(OWN, '', 0, config)
+    classes = own.dataset.metainfo.get('classes')
+    if not classes or isinstance(classes, str):
+        raise ValueError(f'test_dataloader.dataset names no list of classes, but {classes!r}.')
+    taken = [name for name in (OWN, CORRUPTED) if name in further]
+    if taken:
+        raise ValueError(f'A further set cannot be named {taken[0]!r}, as the own test set is. Rename '
+                         'it in the file of sets.')
+    pipeline = leaf_datasets(config)[0].pipeline
+    mapped = [mapped_set(name, dataset, classes, pipeline) for name, dataset in further.items()]
+    cells = [own, *(Cell(each.name, '', 0, each.dataset) for each in mapped)]
+    cells += [Cell(OWN, name, severity, corrupted(config, name, severity, store)) for name, severity in corruptions]
+    return TestData(tuple(classes), own.dataset.metainfo.get('palette') or (), cells,
+                    {OWN: (), **{each.name: each.lacking for each in mapped}})
