@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent / 'results'
 
 def compare(
     ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, before: Callable[[], Any] = lambda: None,
-    progress: bool = True,
+    progress: bool = True, by_wall: bool = False,
 ) -> list[dict[str, Any]]:
     """Run every way once in every repeat, in turn, after a round to warm up; the first is what others are divided by.
 
@@ -35,6 +35,7 @@ def compare(
         device: Where it computes.
         before: Called before each, outside the time.
         progress: Show a bar; not over ways that show one of their own.
+        by_wall: Divide wall times also on a CPU, where a way has processes of its own.
 
     Returns:
         For each way its name, seconds of all repeats (wall and processor), the median ratio with the quartiles, and
@@ -57,7 +58,7 @@ def compare(
         before()
         peaks[name] = _peak(way, device)
     first = next(iter(ways))
-    seconds = processor if device.type == 'cpu' else wall
+    seconds = processor if device.type == 'cpu' and not by_wall else wall
     rows = []
     for name in ways:
         ratios = [a / b for a, b in zip(seconds[name], seconds[first], strict=True)]

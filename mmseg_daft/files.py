@@ -35,7 +35,11 @@ def write_atomically(path: Path, content: Any) -> None:
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written bit by bit, which is there, as ``write_atomically`` says, once the block has ended."""
+    """Open a file to be written bit by bit, which is there, as ``write_atomically`` says, once the block has ended.
+
+    Raises:
+        OSError: It cannot be written; with its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: two nodes' containers may share both it and the folder.
     unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{_SUFFIX}')
@@ -45,6 +49,9 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:  # as of a full disk
+        error.filename = error.filename or str(path)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -61,3 +61,11 @@ def camvid_root():
         if folder and (Path(folder) / 'dusk').is_dir():
             return Path(folder)
     pytest.skip('CamVid is not here: set CAMVID_ROOT to run this test on real data')
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A real browser."""
+    from support.browser import opened_browser
+    with opened_browser(tmp_path / 'profile') as driver:
+        yield driver

@@ -1,9 +1,10 @@
 """What is evaluated: test sets, and the own one under corruptions, opened and checked before anything is counted."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Cell:
         set_: The set's name.
         corruption: Its name, ``''`` for none; ``severity`` is 0 then.
         config: The data set's, with the corruption in its pipeline and labels of the models' classes.
+        like: A cell of the same images and labels, which are not looked at again.
 
     Attributes:
         images: How many there are.
@@ -38,10 +40,18 @@ class Cell:
         ValueError: There are no images, or no labels.
     """
 
-    def __init__(self, set_: str, corruption: str, severity: int, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, set_: str, corruption: str, severity: int, config: Mapping[str, Any], like: Cell | None = None,
+    ) -> None:
         self.key: Key = (set_, corruption, severity)
         self.dataset = DATASETS.build(config)
         self.images = len(self.dataset)
+        self.files = like.files if like else self._look(config)
+        self.made_from = dict(images=self.images, files=self.files, dataset=config)
+
+    def _look(self, config: Mapping[str, Any]) -> str:
+        """Return a digest of the files' names and sizes, once they are seen to be there."""
+        set_ = self.key[0]
         if not self.images:
             raise ValueError(f'The set {set_!r} is empty. Check its data_root, ann_file, data_prefix, img_suffix and '
                              'seg_map_suffix.')
@@ -50,11 +60,12 @@ class Cell:
                              "Put dict(type='LoadAnnotations') before PackSegInputs.")
         files = hashlib.sha256()
         for image, label in map(self.places, range(self.images)):
-            if not (label and Path(label).is_file()):
-                raise ValueError(f'The set {set_!r} has no label for {image}: {label or "none is named"} is not there. '
-                                 'Check its data_prefix and seg_map_suffix, or leave the set out.')
-            files.update(f'{image}\0{_size(image)}\0{label}\0{_size(label)}\n'.encode('utf-8', 'surrogateescape'))
-        self.made_from = dict(images=self.images, files=files.hexdigest(), dataset=config)
+            for what, path in (('image', image), ('label', label)):
+                if not (path and Path(path).is_file()):
+                    raise ValueError(f'The set {set_!r} has no {what} {path or f"for {image}"}. Check its data_prefix, '
+                                     'img_suffix and seg_map_suffix, or leave the set out.')
+                files.update(f'{path}\0{Path(path).stat().st_size}\n'.encode('utf-8', 'surrogateescape'))
+        return files.hexdigest()
 
     def __str__(self) -> str:
         set_, corruption, severity = self.key
@@ -72,11 +83,6 @@ class Cell:
     def blocks(self) -> Iterator[range]:
         """Yield the images' numbers, block by block."""
         return (range(start, min(start + BLOCK, self.images)) for start in range(0, self.images, BLOCK))
-
-
-@cache
-def _size(path: str) -> int:
-    return Path(path).stat().st_size
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def open_cells(
     pipeline = leaf_datasets(config)[0].pipeline
     mapped = [mapped_set(name, dataset, classes, pipeline) for name, dataset in further.items()]
     cells = [own, *(Cell(each.name, '', 0, each.dataset) for each in mapped)]
-    cells += [Cell(OWN, name, severity, corrupted(config, name, severity, store)) for name, severity in corruptions]
+    cells += [Cell(OWN, name, severity, corrupted(config, name, severity, store), like=own)
+              for name, severity in corruptions]
     return TestData(tuple(classes), own.dataset.metainfo.get('palette') or (), cells,
                     {OWN: (), **{each.name: each.lacking for each in mapped}})

@@ -34,7 +34,7 @@ def report_figures(results: Results, scenes: Sequence[Scene], palette: Sequence[
 def draw_numbers(results: Results) -> Figure:
     """Draw bars of each set's mIoU, and of mPC, with intervals."""
     numbers = {name: by_run for name, by_run in results.headline().items() if name != 'rPC'}
-    figure = Figure((max(4.5, 1.6 + len(numbers) * (0.35 + 0.3 * len(results.runs))), 3.2), layout='constrained')
+    figure = Figure((max(7.2, 1.6 + len(numbers) * (0.35 + 0.3 * len(results.runs))), 3.2), layout='constrained')
     axis = figure.subplots()
     width = 0.8 / len(results.runs)
     for i, (run, look) in enumerate(styles(results.runs).items()):

@@ -3,7 +3,7 @@
 Workers read and corrupt images while the models are at work, across the ends of sets, so that neither waits for long.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +79,8 @@ def evaluate(
     broadcast_object_list(agreed)
     jobs = [_Job(cell, [name for name in models if (name, cell.key) in agreed[0]]) for cell in cells]
     jobs = [job for job in jobs if job.names]
-
+    if not jobs:
+        return files
     deterministic, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
     try:
         counted = _blocks(jobs, models, len(classes), ignored, workers, console)
@@ -90,6 +91,7 @@ def evaluate(
                 for _ in job.cell.blocks():
                     for write, rows in zip(writers, next(counted), strict=True):
                         write(rows)
+        next(counted, None)  # to the end of the bar
     finally:
         torch.backends.cudnn.deterministic = deterministic
     return files
@@ -109,14 +111,18 @@ def _ignored(cfg: Config, classes: int) -> list[int]:
     return sorted({255} - {*range(classes)} | {metric.get('ignore_index', 255) for metric in metrics})
 
 
-class _Samples(Dataset):
-    """The samples of several cells, by cell and number; what cannot be read is an error with the image's name."""
+def sample_loader(cells: Sequence[Cell], places: Iterable[tuple[int, int]], workers: int) -> DataLoader:
+    """Return a loader of samples by their places: a cell's and an image's number. What cannot be read is an error."""
+    return DataLoader(_Samples(cells), None, sampler=places, num_workers=workers, collate_fn=_as_it_is,
+                      worker_init_fn=_one_thread)
 
-    def __init__(self, jobs: Sequence[_Job]) -> None:
-        self.jobs = jobs
+
+class _Samples(Dataset):
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = cells
 
     def __getitem__(self, place: tuple[int, int]) -> Any:
-        cell = self.jobs[place[0]].cell
+        cell = self.cells[place[0]]
         try:
             return cell.dataset[place[1]]
         except Exception as error:  # of any transform; it would reach the main process as a traceback
@@ -140,8 +146,7 @@ def _blocks(
     rank, world_size = get_dist_info()
     shares = [(i, block[rank::world_size]) for i, job in enumerate(jobs) for block in job.cell.blocks()]
     places = ((i, number) for i, numbers in shares for number in numbers)
-    loader = DataLoader(_Samples(jobs), None, sampler=places, num_workers=workers, collate_fn=_as_it_is,
-                        worker_init_fn=_one_thread)
+    loader = sample_loader([job.cell for job in jobs], places, workers)
     samples = iter(track(loader, 'Evaluate', sum(len(numbers) for _, numbers in shares), console=console,
                          disable=rank > 0 or console is None))
     for i, numbers in shares:
@@ -152,16 +157,16 @@ def _blocks(
             if isinstance(sample, ValueError):
                 raise sample
             seen_by = {name: models[name] for name in job.names}
-            for name, pairs in _confusions(seen_by, sample, job.cell, classes, ignored):
+            for name, pairs in confusions(seen_by, sample, job.cell, classes, ignored):
                 mine[name].append(np.insert(pairs, 0, number, 1))
         everyone = gather_object({name: np.concatenate(rows) for name, rows in mine.items()})
         joined = [np.concatenate([its[name] for its in everyone or []]) for name in job.names if everyone]
         yield [rows[np.argsort(rows[:, 0], kind='stable')] for rows in joined]
-    next(samples, None)  # the bar's end
+    next(samples, None)
 
 
 @torch.no_grad()
-def _confusions(
+def confusions(
     models: Mapping[str, BaseSegmentor], sample: Mapping[str, Any], cell: Cell, classes: int, ignored: Sequence[int],
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
     """Yield each model's pairs of classes that occur in an image: rows of ground truth, prediction, pixels."""

@@ -73,7 +73,7 @@ def corruption_rows(results: Results) -> Iterator[dict[str, Any]]:
             yield {'corruption': name.replace('_', ' '), 'group': group_of(name) if i else 'all', 'run': run,
                    **{f'severity {s}': value for s, value in zip(results.severities, by_severity, strict=True)},
                    'mean': estimate(compared[run]['mPC', OWN, name]),
-                   **{measure: estimate(parts[name]) for measure, parts in degraded[run].items()}}
+                   **{measure: float(parts[name][0]) for measure, parts in degraded[run].items()}}
 
 
 def show_results(console: Console, results: Results) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations
 from mmengine import fileio
+from mmengine.dataset import Compose
 from mmseg.registry import DATASETS, TRANSFORMS
 
 from mmseg_daft.core.random_state import preserved_random_state
@@ -87,34 +88,43 @@ def mapped_set(name: str, config: dict, classes: Sequence[str], pipeline: Sequen
     for leaf in leaf_datasets(dataset):
         leaf.setdefault('pipeline', list(pipeline))
     try:
-        built = DATASETS.build(copy.deepcopy(dataset))
-        missing, count = _missing_labels(built)
+        built = _built(dataset)
+        samples = [[leaf.get_data_info(i) for i in range(len(leaf))] for leaf in leaf_datasets(built)]
     except Exception as error:  # whatever a data set raises that finds no folder, or does not know an argument
         raise ConfigError(f'The test set {name} cannot be built: {error} (Check its type, data_root, data_prefix and '
                           'suffixes, or name the sets to take.)') from error
-    if missing:
-        raise ConfigError(f'The test set {name} lacks the labels of {len(missing)} of {count} images, such as '
-                          f'{missing[0]}. Check seg_map_path of data_prefix, and seg_map_suffix.')
+    _refuse_missing(name, samples, leaf_datasets(built))
     own = built.metainfo.get('classes') or ()
     labels = _labels(name, own, label_map, classes)
     try:
-        for leaf in leaf_datasets(dataset):
+        for leaf, infos in zip(leaf_datasets(dataset), samples, strict=True):
             leaf['pipeline'] = insert_after(leaf['pipeline'], LoadAnnotations, dict(type='MapLabels', labels=labels))
-        with preserved_random_state():
-            DATASETS.build(copy.deepcopy(dataset))[0]
-    except Exception as error:  # also a wrong kind of label files, that far
+            with preserved_random_state():
+                Compose(leaf['pipeline'])(infos[0])
+    except Exception as error:  # also label files of a wrong kind, as far as the first one tells
         raise ConfigError(f'The test set {name} cannot be read: {error}') from error
     return MappedSet(name, dataset,
                      lacking=tuple(one for i, one in enumerate(classes) if i not in labels),
                      ignored=tuple(one for one, label in zip(own, labels, strict=True) if label == IGNORED))
 
 
-def _missing_labels(built: Any) -> tuple[list[str], int]:
-    """Return the label files that are not there, or images that have none, and the number of all images."""
-    samples = [(leaf, leaf.get_data_info(i)) for leaf in leaf_datasets(built) for i in range(len(leaf))]
-    named = [(leaf, info.get('seg_map_path'), info['img_path']) for leaf, info in samples]
-    return [path or image for leaf, path, image in named if not path or not fileio.exists(
-        path, backend_args=getattr(leaf, 'backend_args', None))], len(named)
+def _built(dataset: dict) -> Any:
+    """Build a data set to look at its files; without serializing, which collects garbage, in seconds."""
+    dataset = copy.deepcopy(dataset)
+    for leaf in leaf_datasets(dataset):
+        leaf['serialize_data'] = False
+    return DATASETS.build(dataset)
+
+
+def _refuse_missing(name: str, samples: list[list[dict]], leaves: list) -> None:
+    for infos, leaf in zip(samples, leaves, strict=True):
+        missing = [path or info['img_path'] for info in infos if not (path := info.get('seg_map_path')) or not
+                   fileio.exists(path, backend_args=getattr(leaf, 'backend_args', None))]
+        if missing or not infos:
+            found = f'{len(infos)} images in {dict(leaf.data_prefix)}'
+            raise ConfigError(f'The test set {name} found {found}' + (
+                f' and lacks the labels of {len(missing)}, such as {missing[0]}' if missing else '') +
+                '. Check data_root, data_prefix, img_suffix and seg_map_suffix, or name the sets to take.')
 
 
 def _labels(name: str, own: Sequence[str], label_map: Any, classes: Sequence[str]) -> list[int]:

@@ -61,13 +61,9 @@ def written_cell(path: Path, made_from: Mapping[str, Any]) -> Iterator[Callable[
         OSError: It cannot be written, as on a full disk; with the file's name.
     """
     remove_unfinished(path)
-    try:
-        with written_atomically(path) as file, gzip.GzipFile('', 'wb', 6, file, mtime=0) as archive:
-            archive.write(_line(made_from))
-            yield lambda rows: npy.write_array(archive, np.ascontiguousarray(rows, np.uint32))
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+    with written_atomically(path) as file, gzip.GzipFile('', 'wb', 6, file, mtime=0) as archive:
+        archive.write(_line(made_from))
+        yield lambda rows: npy.write_array(archive, np.ascontiguousarray(rows, np.uint32))
 
 
 def _read(path: Path) -> Iterator[Any]:

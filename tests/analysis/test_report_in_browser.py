@@ -1,18 +1,11 @@
 """The report of real runs, opened in a real browser."""
 
-import shutil
-import subprocess
-
 import pytest
+from support.browser import column, requested
 
 from mmseg_daft.cli import main
 
 pytestmark = pytest.mark.slow
-
-BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-DRIVER = shutil.which('chromedriver')
-FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-dev-shm-usage',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync', '--window-size=1200,1600')
 
 
 @pytest.fixture(scope='module')
@@ -22,31 +15,6 @@ def report(distortion_case, tmp_path_factory):
         'analyze', str(case.config), f'FT={case.folder / "ft"}', f'DAFT={case.folder / "daft"}', '--out', str(out),
         '--workers', '0', '--formats', 'png', '--stages', '3', '4']) == 0
     return out / 'report.html'
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if not (BROWSER and DRIVER):
-        pytest.skip('No browser here, so the report was NOT opened: apt-get install chromium chromium-driver')
-    from selenium import webdriver
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f'--user-data-dir={tmp_path / "profile"}'):
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-    subprocess.run([BROWSER, '--version'], check=True)  # reads it from a slow disk, which the driver would not wait for
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_page_load_timeout(600)
-    driver.set_script_timeout(600)
-    yield driver
-    driver.quit()
-
-
-def column(driver, table, number):
-    """The texts of a table's column, from top to bottom."""
-    return driver.execute_script(
-        'return [...document.querySelectorAll("table")[arguments[0]].tBodies[0].rows]'
-        '.map(row => row.cells[arguments[1]].textContent)', table, number)
 
 
 def test_the_report_opens_from_a_file_shows_every_figure_and_sorts(report, browser):
@@ -81,8 +49,7 @@ def test_the_report_opens_from_a_file_shows_every_figure_and_sorts(report, brows
     assert len(sorted_) == 2 * 5 * 20 and [float(v) for v in sorted_] == sorted(map(float, sorted_))
 
     assert browser.get_log('browser') == []  # neither errors nor warnings
-    requests = [entry['message'] for entry in browser.get_log('performance')
-                if '"Network.requestWillBeSent"' in entry['message']]
+    requests = requested(browser)
     assert requests and not [r for r in requests if '"url":"http' in r]
 
 

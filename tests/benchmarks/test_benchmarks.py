@@ -20,6 +20,10 @@ TINY = ['--size', '64', '--batch-size', '2', '--batches', '2', '--base-channels'
 FILE = ['--size', '64', '--batch-size', '2', '--images', '6', '--base-channels', '4', '--repeats', '2']
 
 
+EVALUATION = ['--size', '64', '--images', '2', '--models', '1', '--corruptions', 'brightness', '--base-channels', '4',
+              '--repeats', '2']
+
+
 LOOK = ['--size', '64', '--batch-size', '2', '--image-size', '40', '56', '--base-channels', '4', '--repeats', '2']
 
 
@@ -29,6 +33,7 @@ def results(tmp_path_factory):
     run('statistics_pass.py', *TINY, '--whole-model', '--results', str(folder))
     run('training.py', *TINY, '--results', str(folder))
     run('statistics_file.py', *FILE, '--results', str(folder))
+    run('evaluation.py', *EVALUATION, '--results', str(folder))
     for depth in ('18', '50'):
         run('distortion_look.py', *LOOK, '--depth', depth, '--results', str(folder))
     return {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}, folder
@@ -36,7 +41,7 @@ def results(tmp_path_factory):
 
 def test_results_are_data_with_the_machine_they_come_from(results):
     files, _ = results
-    assert set(files) == {'distortion_look_r18_cpu', 'distortion_look_r50_cpu', 'statistics_file_cpu',
+    assert set(files) == {'distortion_look_r18_cpu', 'distortion_look_r50_cpu', 'evaluation_cpu', 'statistics_file_cpu',
                           'statistics_pass_float32_cpu', 'training_cpu'}
     for content in files.values():
         assert {'processor', 'cores', 'threads', 'torch', 'load', 'gpu'} <= content['machine'].keys()

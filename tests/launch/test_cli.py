@@ -51,7 +51,7 @@ def test_every_file_in_tools_is_known():
 BAD = dict(
     doctor=['nowhere.py', '--gpus', 'x'], convert=['nowhere.py', 'nowhere.pth', 'out.pth'], train=['nowhere.py'],
     test=['nowhere.py', 'nowhere.pth'], lpft=['nowhere.py', 'nowhere.py'], sweep=['collect', 'nowhere'],
-    analyze=['nowhere.py', 'FT=nowhere.pth'], configs=['copy', 'nowhere.py'])
+    analyze=['nowhere.py', 'FT=nowhere.pth'], evaluate=['nowhere.py', 'FT=nowhere.pth'], configs=['copy', 'nowhere.py'])
 BAD['domain-gap'] = ['nowhere.py']
 
 
@@ -74,7 +74,7 @@ def positional(name):
 
 NUMBERS = [('doctor', '--gpus', 1), ('domain-gap', '--num-batches', 1), ('domain-gap', '--probe-batches', 2),
            ('convert', '--num-batches', 1), ('analyze', '--images', 1), ('analyze', '--batch-size', 1),
-           ('analyze', '--workers', 0), ('lpft', '--gpus', 1)]
+           ('analyze', '--workers', 0), ('evaluate', '--workers', 0), ('lpft', '--gpus', 1)]
 
 
 @pytest.mark.parametrize('number', ['x', '1.5', '', 'nan', 'below'])

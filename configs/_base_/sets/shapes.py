@@ -5,4 +5,4 @@ night = dict(
     data_root=root + '/night',
     data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
     ann_file='ImageSets/Segmentation/val.txt')
-sets = dict(night=night, corrupted=dict(night, data_root=root + '/corrupted'))
+sets = dict(night=night, corrupted_day=dict(night, data_root=root + '/corrupted'))
