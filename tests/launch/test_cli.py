@@ -52,7 +52,7 @@ BAD = dict(
     doctor=['nowhere.py', '--gpus', 'x'], convert=['nowhere.py', 'nowhere.pth', 'out.pth'], train=['nowhere.py'],
     test=['nowhere.py', 'nowhere.pth'], lpft=['nowhere.py', 'nowhere.py'], sweep=['collect', 'nowhere'],
     analyze=['nowhere.py', 'FT=nowhere.pth'], evaluate=['nowhere.py', 'FT=nowhere.pth'], configs=['copy', 'nowhere.py'])
-BAD['domain-gap'] = ['nowhere.py']
+BAD.update({'domain-gap': ['nowhere.py'], 'interpolate': ['nowhere.py', 'config', 'nowhere.pth']})
 
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
@@ -74,7 +74,8 @@ def positional(name):
 
 NUMBERS = [('doctor', '--gpus', 1), ('domain-gap', '--num-batches', 1), ('domain-gap', '--probe-batches', 2),
            ('convert', '--num-batches', 1), ('analyze', '--images', 1), ('analyze', '--batch-size', 1),
-           ('analyze', '--workers', 0), ('evaluate', '--workers', 0), ('lpft', '--gpus', 1)]
+           ('analyze', '--workers', 0), ('evaluate', '--workers', 0), ('interpolate', '--num-batches', 1),
+           ('interpolate', '--workers', 0), ('lpft', '--gpus', 1)]
 
 
 @pytest.mark.parametrize('number', ['x', '1.5', '', 'nan', 'below'])
