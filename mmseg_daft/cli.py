@@ -25,6 +25,7 @@ COMMANDS = {
     'sweep': ('mmseg_daft.sweep.command', "run the paper's search for learning rates"),
     'analyze': ('mmseg_daft.analysis.command', "draw the paper's figures of finished runs, in one HTML file"),
     'evaluate': ('mmseg_daft.evaluation.command', 'compare runs on unseen domains and corruptions, with intervals'),
+    'interpolate': ('mmseg_daft.evaluation.interpolate', 'evaluate the models between a start and an end (WiSE-FT)'),
     'configs': ('mmseg_daft.launch.configs', 'list the shipped configs, or copy one'),
 }
 EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep'}

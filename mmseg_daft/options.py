@@ -21,6 +21,11 @@ def above(bound: float, below: float = inf) -> Callable[[str], float]:
     return _reader(float, lambda value: isfinite(value) and bound < value < below, right)
 
 
+def within(least: float, most: float) -> Callable[[str], float]:
+    """Return a ``type`` for argparse: numbers from ``least`` to ``most``."""
+    return _reader(float, lambda value: least <= value <= most, f'a number from {least} to {most}')
+
+
 def _reader(kind: type[Number], holds: Callable[[Number], bool], right: str) -> Callable[[str], Number]:
     def read(word: str) -> Number:
         try:

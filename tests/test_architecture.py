@@ -23,8 +23,8 @@ MAY_IMPORT = {
 }
 FRAMEWORKS = {'mmengine', 'mmseg', 'mmcv', 'rich', 'torchvision', 'matplotlib', 'jinja2'}
 BESIDE = {'core/ranks.py', 'core/stop_rule.py', 'core/variant.py', 'engine/statistics_file.py', 'engine/checkpoints.py',
-          'engine/samples.py', 'core/arguments.py'}
-"""What a first reader of the hook may leave closed: ranks, early stop, ablations, files, wrappers, arguments."""
+          'engine/samples.py', 'core/arguments.py', 'core/compiled.py'}
+"""What a reader of the hook may leave closed: ranks, early stop, ablations, files, wrappers, arguments, compilers."""
 
 
 def imports(path):

@@ -68,8 +68,8 @@ def load_start(cfg: Config, checkpoint: Path | None, device: torch.device) -> Lo
     starts = list(pretrained_starts(model))
     starts = [start for start in starts if not start.name] or starts  # the whole model's goes before its parts'
     if not starts:
-        raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, as '
-                         'a checkpoint of this model.')
+        raise ValueError('The config names no pre-trained weights (init_cfg, load_from). Name them by --pretrained, or '
+                         'for interpolate as START: a checkpoint of this model.')
     for start in starts:
         if not start.own_loading and (problem := start.match().problem(0.95)):
             raise ValueError(f'The pre-trained weights {start.checkpoint!r} do not fit {start.name or "the model"}: '
@@ -132,30 +132,43 @@ def _finite(model: BaseSegmentor, what: str) -> BaseSegmentor:
     return model
 
 
-def changes_of(run: LoadedModel, start: LoadedModel) -> MethodChanges:
-    """Return how a run's parameters changed since its training began (Eq. 6).
+def training_start(run: LoadedModel, start: LoadedModel) -> dict[str, Tensor]:
+    """Return the state that a run's training began with: the pre-trained model's, after the run's conversion if any.
 
     Raises:
         ValueError: The run's conversion was not that of this pre-trained model, or is not in its checkpoint.
     """
-    before, after = start.model.state_dict(), run.model.state_dict()
-    layers = {f'{EXTRACTOR}.{name}': layer for name, layer in start.model.backbone.named_modules()
-              if isinstance(layer, BatchNorm)}
+    before = start.model.state_dict()
     record, kept = run.facts.get(RECORD), run.facts.get(CONVERTED)
     if record and kept is None:
         raise ValueError(f'{run.name}: {run.source} was converted and does not hold the tensors that its training '
                          'began with, as all checkpoints do since the first release. Train it again, or leave it out.')
     if kept and (record or {}).get('variant', {}).get('compensate', True):
-        for name, layer in layers.items():
+        for name, layer in _batch_norms(start.model).items():
             # A conversion leaves γ over the standard deviation as it was.
             scales = [state[f'{name}.weight'].cpu().double() / (state[f'{name}.running_var'].cpu().double()
                                                                  + layer.eps).sqrt()
                       for state in (before, kept) if f'{name}.weight' in kept]
             if scales and relative_change(*scales) > 1e-3:
                 raise ValueError(f'{run.name}: {run.source} was converted from another pre-trained model than '
-                                 f'{run.name}\'s comparison is with ({name!r} differs). Name its own by --pretrained.')
-    before = {**before, **(kept or {})}
+                                 f'{run.name}\'s comparison is with ({name!r} differs). Name its own, by '
+                                 '--pretrained or as START.')
+    return {**before, **{name: tensor.to(before[name].device) for name, tensor in (kept or {}).items()}}
+
+
+def _batch_norms(model: BaseSegmentor) -> dict[str, BatchNorm]:
+    return {f'{EXTRACTOR}.{name}': layer for name, layer in model.backbone.named_modules()
+            if isinstance(layer, BatchNorm)}
+
+
+def changes_of(run: LoadedModel, start: LoadedModel) -> MethodChanges:
+    """Return how a run's parameters changed since its training began (Eq. 6).
+
+    Raises:
+        ValueError: As ``training_start``.
+    """
+    before, after = training_start(run, start), run.model.state_dict()
     changes = {t: relative_change(before[t.name], after[t.name]) for t in layer_tensors(start.model, (EXTRACTOR,))}
     drift = {name: statistics_drift(name, before, after, layer.eps)
-             for name, layer in layers.items() if layer.running_mean is not None}
-    return MethodChanges(changes, drift, 'after the conversion' if kept else 'pre-trained')
+             for name, layer in _batch_norms(start.model).items() if layer.running_mean is not None}
+    return MethodChanges(changes, drift, 'after the conversion' if run.facts.get(CONVERTED) else 'pre-trained')

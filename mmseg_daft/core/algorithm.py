@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmseg_daft.core.arguments import part_to_convert
 from mmseg_daft.core.batch_norm import BatchNorm, eval_mode, find_batch_norms, why_not_convertible
+from mmseg_daft.core.compiled import uncompiled
 from mmseg_daft.core.conversion import LayerTensors, convert, tensors_of, write
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
 
@@ -86,6 +87,7 @@ def convert_batch_norm(
             never reached, layers share a tensor, there are no data, or they or the weights hold NaN.
         RuntimeError: The outputs changed, or another rank failed.
     """
+    model = uncompiled(model)
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f'The model is wrapped by {type(model).__name__}: pass model.module.')
     modules = (modules,) if isinstance(modules, str) else tuple(modules)
@@ -173,7 +175,8 @@ def _refuse_unreached(statistics: Mapping[str, LayerStatistics]) -> None:
     unreached = [name for name, layer in statistics.items() if layer.num_batches == 0]
     if len(unreached) == len(statistics):
         raise ValueError('No mini-batch reached a batch-norm layer: there are no data (or an iterator that was used '
-                         'up), or `forward` does not run the model (of a compiled one, pass the original).')
+                         'up), or `forward` does not run the model (with torch < 2.6, not even one that was compiled '
+                         'and called before).')
     if unreached:
         raise ValueError(
             f'{len(unreached)} of {len(statistics)} batch-norm layers were never reached by the forward pass, for '

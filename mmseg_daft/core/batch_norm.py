@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_daft.core.arguments import check_modules
+from mmseg_daft.core.compiled import uncompiled, without_compiler
 
 BatchNorm = _BatchNorm
 """BatchNorm1d, BatchNorm2d, BatchNorm3d and SyncBatchNorm."""
@@ -26,7 +27,7 @@ def find_batch_norms(model: nn.Module, modules: str | Sequence[str]) -> dict[str
         ValueError: A name is not a submodule of the model, or no layer was found.
     """
     modules = (modules,) if isinstance(modules, str) else tuple(modules)
-    check_modules(model, modules)
+    check_modules(model := uncompiled(model), modules)
     names = dict(model.named_modules())
     layers: dict[str, BatchNorm] = {}
     for scope in modules:
@@ -52,11 +53,12 @@ def why_not_convertible(layer: BatchNorm) -> str | None:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode, the paper's *test mode*; give every module its own mode back, also after an error."""
+    """Put a model in eval mode, the paper's *test mode*, uncompiled; give every module its mode back in any case."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with without_compiler():
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

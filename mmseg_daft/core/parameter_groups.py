@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmseg_daft.core.compiled import uncompiled
+
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # batch and instance norms are _NormBase
 
 
@@ -45,7 +47,7 @@ def parameter_groups(
         raise ValueError(f'There is no learning rate of {missing} in rates={dict(rates)}.')
     owners = [(scope, part) for part, scopes in parts.items()
               for scope in ([scopes] if isinstance(scopes, str) else scopes)]
-    kinds = _decay_kinds(model)
+    kinds = _decay_kinds(model := uncompiled(model))
     groups: dict[str, dict[str, Any]] = {}
     names: dict[int, tuple[str, str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

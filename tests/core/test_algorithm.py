@@ -10,7 +10,7 @@ from support.networks import Network, pretrained
 from support.ranks import on_ranks
 from torch import nn
 
-from mmseg_daft.core import ConversionVariant, Ranks, StopRule, convert_batch_norm
+from mmseg_daft.core import ConversionVariant, Ranks, StopRule, convert_batch_norm, parameter_groups
 from mmseg_daft.core.batch_norm import find_batch_norms
 from mmseg_daft.core.conversion import convert
 from mmseg_daft.core.ranks import current_ranks
@@ -73,6 +73,28 @@ def test_a_loader_of_pairs_and_a_forward_of_ones_own(wrap):
     model, data = setting()
     with pytest.raises(ValueError, match=r'A mini-batch is a dict, not a tensor.*forward=lambda batch: model'):
         convert_batch_norm(model, [{'image': x} for x in data])
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'set_stance'), reason='torch < 2.6 refuses what was called before')
+@pytest.mark.parametrize('compiled', [
+    lambda model: torch.compile(model, backend='aot_eager'),
+    lambda model: model.compile(backend='aot_eager'),
+    lambda model: model[0].compile(backend='aot_eager')], ids=['whole', 'whole, in place', 'backbone, in place'])
+def test_a_compiled_model_is_converted_as_it_is_without_a_compiler(compiled):
+    """It was called before: its graphs know nothing of the hooks that observe its layers."""
+    torch._dynamo.reset()
+    network, batches = setting(2)
+    twin, _ = setting()
+    model = nn.Sequential(network, nn.Conv2d(5, 2, 1))
+    model = compiled(model) or model
+    with torch.no_grad():
+        model.eval()(batches[0])
+    report = convert_batch_norm(model, batches, '0')
+    expected = convert_batch_norm(twin, batches)
+    assert list(report.source) == [f'0.{name}' for name in expected.source]
+    assert same(state(twin), state(network))
+    groups = parameter_groups(model, {'backbone': ['0'], 'head': ['1']}, {'backbone': 0.1, 'head': 1})
+    assert [len(group['params']) for group in groups] == [12, 2]
 
 
 def test_known_statistics_need_one_mini_batch():

@@ -54,6 +54,10 @@ WRONG = {
         '--corruptions': ['fogg'], '--severities': ['0', '6', '3-9', 'x'], '--reference': ['DAFT'], '--out': OUT,
         '--cache': ['file'], '--workers': at_least(0), '--formats': ['gif'], '--cfg-options': OPTIONS,
         '--launcher': ['slrum', 'pytorch']},
+    'interpolate': {
+        'config': CONFIG, 'start': CHECKPOINT, 'end': CHECKPOINT, '--alphas': ['x', '-0.1', '1.1', 'nan'],
+        '--sets': ['nowhere.py', 'config.py'], '--num-batches': at_least(1), '--out': OUT, '--workers': at_least(0),
+        '--cfg-options': OPTIONS},
     'configs list': {'filters': ['nowhere']},
     'configs copy': {'config': ['nowhere.py'], 'folder': OUT}}
 SOUND = {  # positional arguments, in order
@@ -63,6 +67,7 @@ SOUND = {  # positional arguments, in order
     'sweep plan': dict(folder='sweep'), 'sweep run': dict(folder='sweep'), 'sweep status': dict(folder='sweep'),
     'sweep collect': dict(folder='sweep'), 'analyze': dict(config='config.py', runs='FT=start.pth'),
     'evaluate': dict(config='config.py', runs='FT=start.pth'),
+    'interpolate': dict(config='config.py', start='config', end='start.pth'),
     'configs list': dict(filters=''), 'configs copy': dict(config=f'{DAFT}', folder='configs')}
 
 

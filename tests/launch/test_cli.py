@@ -52,7 +52,7 @@ BAD = dict(
     doctor=['nowhere.py', '--gpus', 'x'], convert=['nowhere.py', 'nowhere.pth', 'out.pth'], train=['nowhere.py'],
     test=['nowhere.py', 'nowhere.pth'], lpft=['nowhere.py', 'nowhere.py'], sweep=['collect', 'nowhere'],
     analyze=['nowhere.py', 'FT=nowhere.pth'], evaluate=['nowhere.py', 'FT=nowhere.pth'], configs=['copy', 'nowhere.py'])
-BAD['domain-gap'] = ['nowhere.py']
+BAD.update({'domain-gap': ['nowhere.py'], 'interpolate': ['nowhere.py', 'config', 'nowhere.pth']})
 
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
