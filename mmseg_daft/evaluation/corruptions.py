@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.configs import ConfigError, kinds_in, types_in
 from mmseg_daft.engine.training_data import leaf_datasets
-from mmseg_daft.files import write_atomically
+from mmseg_daft.files import UnwritableError, refuse_unwritable, write_atomically
 
 GROUPS = {
     'noise': ('gaussian_noise', 'shot_noise', 'impulse_noise'),
@@ -126,11 +126,14 @@ class Corrupt(BaseTransform):
 
     Raises:
         ConfigError: There is no such corruption or severity, or the library is missing.
+        UnwritableError: The cache cannot be written.
     """
 
     def __init__(self, name: str, severity: int, cache: str | None = None) -> None:
         if cells([name], [severity]) != [(name, severity)]:
             raise ConfigError(f'Corrupt(name={name!r}): give one corruption, such as fog.')
+        if cache is not None:
+            refuse_unwritable(Path(cache, f'{name}-{severity}', 'x.png'))
         self.name, self.severity, self.cache = name, severity, cache
         # glass_blur is compiled here, in seconds, and so before workers fork, not in each of them.
         corrupt(np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8), name, severity)
@@ -139,7 +142,7 @@ class Corrupt(BaseTransform):
         """Corrupt an image of shape (H, W, 3), uint8, or float32 of the same values.
 
         Raises:
-            ValueError: It is smaller than 32 pixels, or no color image of 8 bits.
+            ValueError: It is smaller than 32 pixels, or no color image of 8 bits; or the cache cannot be written.
         """
         image, place = results['img'], results.get('img_path', 'The image')
         if min(image.shape[:2]) < MIN_SIDE:
@@ -159,11 +162,16 @@ class Corrupt(BaseTransform):
             return corrupt(rgb, self.name, self.severity)
         key = f'{_digest(rgb, self.name, self.severity).hex()[:32]}-{version("imagecorruptions-imaug")}.png'
         path = Path(self.cache, f'{self.name}-{self.severity}', key)
-        stored = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB) if path.is_file() else None
-        if stored is None or stored.shape != rgb.shape:  # a damaged file is made anew
-            stored = corrupt(rgb, self.name, self.severity)
-            write_atomically(path, cv2.imencode('.png', cv2.cvtColor(stored, cv2.COLOR_RGB2BGR))[1].tobytes())
-        return stored
+        stored = cv2.imread(str(path)) if path.is_file() else None
+        if stored is not None and stored.shape == rgb.shape:  # a damaged file is made anew
+            return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+        made = corrupt(rgb, self.name, self.severity)
+        try:
+            write_atomically(path, cv2.imencode('.png', cv2.cvtColor(made, cv2.COLOR_RGB2BGR))[1].tobytes())
+        except OSError as error:
+            raise UnwritableError(f'The cache of corrupted images cannot be written: {error}. Free space, or go on '
+                                  'without a cache: what it holds stays.') from error
+        return made
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.name}, severity={self.severity})'

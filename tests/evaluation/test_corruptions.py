@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmseg_daft.engine.configs import ConfigError
 from mmseg_daft.evaluation.corruptions import CITYSCAPES_C, GROUPS, cells, corrupt, corrupted
+from mmseg_daft.files import UnwritableError
 
 ALL = imagecorruptions.get_corruption_names('all')
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 24)), dict(type='LoadAnnotations'),
@@ -147,6 +148,16 @@ def test_the_cache_is_lossless_and_mends_itself(tmp_path, image):
     assert np.array_equal(cached(dict(img=image.copy()))['img'], expected) and file.stat().st_mtime_ns == written
     file.write_bytes(file.read_bytes()[:50])
     assert np.array_equal(cached(dict(img=image.copy()))['img'], expected)
+
+
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path, image):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UnwritableError, match='file/fog-2/x.png cannot be written'):
+        transform('fog', cache=str(tmp_path / 'file'))
+    full = transform('fog', cache=str(tmp_path / 'cache'))
+    (tmp_path / 'cache').touch()  # as where a disk is full
+    with pytest.raises(UnwritableError, match='cache of corrupted images cannot be written.*without a cache'):
+        full(dict(img=image.copy()))
 
 
 def test_names_stand_for_cells():
