@@ -84,8 +84,9 @@ def main() -> None:
             'reading and corrupting alone': lambda: corrupt_all(cells, args.workers),
             'the evaluation': whole}, args.repeats, args.device, by_wall=True)
     measure.show({title: rows})
-    alone, corrupting, both = (statistics.median(row['seconds']) for row in rows)
-    print(f'The evaluation takes {both / max(alone, corrupting):.2f} times as long as the slower of the two.')
+    ratios = [both / max(alone, corrupting) for alone, corrupting, both in zip(
+        *(row['seconds'] for row in rows), strict=True)]
+    print(f'The evaluation takes {statistics.median(ratios):.2f} times as long as the slower of the two.')
     setting = {key: str(value) for key, value in vars(args).items() if key != 'results'}
     print(measure.save('evaluation', setting, {title: rows}, args.device, args.results))
 
