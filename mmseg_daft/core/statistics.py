@@ -197,9 +197,8 @@ def batch_moments(inputs: Tensor) -> BatchMoments:
 
     Everything is centered before it is squared, so mean 1e3 with variance 1e-2 comes out right, and is summed in
     float32 or better. The center is the mean of a sixteenth of the elements: even if all others were equal, it would be
-    within four standard deviations of the mean, so almost no digits cancel. On a GPU PyTorch's own batch-norm kernel
-    does about that (Welford, in float32: there such a variance is right to 1e-3); on a CPU it is several times slower
-    than sums over blocks that stay in the cache.
+    within four standard deviations of the mean, so almost no digits cancel. On a GPU PyTorch's own kernel does about
+    that (such a variance is right to 1e-3); on a CPU it is several times slower than sums over blocks in the cache.
     """
     channels = inputs.shape[1]
     count = inputs.numel() // channels

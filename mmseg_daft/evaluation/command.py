@@ -142,5 +142,5 @@ def _reference_first(runs: Mapping[str, Path], reference: str | None) -> dict[st
     if reference is None:
         return dict(runs)
     if reference not in runs:
-        raise ValueError(f'--reference {reference}: no run has this name, but {", ".join(runs)}.')
+        raise ValueError(f'--reference {reference}: no run has this name. Name one of {", ".join(runs)}.')
     return {reference: runs[reference], **runs}

@@ -69,7 +69,8 @@ def cells(names: Iterable[str], severities: Sequence[int] = SEVERITIES) -> list[
     for name in names:
         if name not in _STANDS_FOR:
             near = difflib.get_close_matches(name, _STANDS_FOR, 1)
-            raise ConfigError(f'There is no corruption {name}.{f" Is {near[0]} meant?" if near else ""} Known are '
+            raise ConfigError(f'There is no corruption {name}.{f" Did you mean {near[0]}?" if near else ""} Name '
+                              'one or more of '
                               f'{", ".join(_STANDS_FOR)}.')
         chosen += [(one, severity) for one in _STANDS_FOR[name] for severity in severities
                    if not (name == 'cityscapes-c' and group_of(one) == 'noise' and severity > 3)]

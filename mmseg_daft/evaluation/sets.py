@@ -54,7 +54,8 @@ def read_sets(file: str | Path, names: Iterable[str] = ()) -> dict[str, dict]:
     folder = shipped(Path(__file__).parents[1], 'configs/_base_/sets')
     known = {path.stem: path for path in sorted(folder.glob('*.py'))} if folder else {}
     if not Path(file).is_file() and str(file) not in known:
-        raise ConfigError(f'There is no file of test sets {file}. Shipped are {", ".join(known) or "none"}.')
+        raise ConfigError(f'There is no file of test sets {file}. Give a path, or a shipped one: '
+                          f'{", ".join(known) or "none"}.')
     sets = read_config(file if Path(file).is_file() else known[str(file)]).get('sets')
     if not isinstance(sets, dict) or not sets or not all(isinstance(one, dict) for one in sets.values()):
         raise ConfigError(f'{file} defines no test sets: write sets = dict(NAME=dict(type=…, data_root=…)).')
@@ -153,7 +154,7 @@ def _labels(name: str, own: Sequence[str], label_map: Any, classes: Sequence[str
 
 def _near(name: Any, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), list(names), 1)
-    return f' Is {near[0]} meant?' if near else ''
+    return f' Did you mean {near[0]}?' if near else ''
 
 
 @TRANSFORMS.register_module()

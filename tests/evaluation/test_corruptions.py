@@ -171,7 +171,7 @@ def test_names_stand_for_cells():
 
 
 @pytest.mark.parametrize('names, severities, sentence', [
-    (['gausian_noise'], [1], 'no corruption gausian_noise. Is gaussian_noise meant'),
+    (['gausian_noise'], [1], 'no corruption gausian_noise. Did you mean gaussian_noise'),
     (['fog'], [0, 6], 'Severities 0, 6: give numbers from 1 to 5'), (['fog'], [], 'Severities none')])
 def test_unknown_names_and_severities_are_refused(names, severities, sentence):
     with pytest.raises(ConfigError, match=sentence):

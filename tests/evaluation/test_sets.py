@@ -154,8 +154,8 @@ def small(tmp_path):
 @pytest.mark.parametrize('options, sentence', [
     (dict(), 'run lacks these classes of the test set tiny: van.*label_map.*None'),
     (dict(label_map={'van': 'vehicle'}), 'tiny maps van to vehicle, which is no class of the run'),
-    (dict(label_map={'van': 'caar'}), 'Is car meant.*Its classes are car, tree'),
-    (dict(label_map={'vann': 'car'}), 'names vann, which is no class of its data set. Is van meant'),
+    (dict(label_map={'van': 'caar'}), 'Did you mean car.*Its classes are car, tree'),
+    (dict(label_map={'vann': 'car'}), 'names vann, which is no class of its data set. Did you mean van'),
     (dict(label_map=['van']), 'is no dict of class names'),
     (dict(classes=('road',), label_map={'*': None}), 'tiny shares no class with the run: car, van, tree'),
     (dict(metainfo=None), 'names no classes'),
@@ -219,7 +219,7 @@ def test_a_set_may_leave_out_classes_in_mmsegs_own_way(tmp_path):
 @pytest.mark.parametrize('text, names, sentence', [
     ('x = 1', (), 'defines no test sets'), ('sets = dict()', (), 'defines no test sets'),
     ("sets = dict(fog=[])", (), 'defines no test sets'), ('sets = (', (), 'cannot be read'),
-    ("sets = dict(fog=dict(type='A'))", ('frog',), 'has no test set frog. Is fog meant'),
+    ("sets = dict(fog=dict(type='A'))", ('frog',), 'has no test set frog. Did you mean fog'),
     ("sets = {'a/b': dict(type='A')}", (), "names a test set 'a/b'")])
 def test_files_that_are_none_are_refused(tmp_path, text, names, sentence):
     file = tmp_path / 'mine.py'
