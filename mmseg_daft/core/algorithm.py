@@ -141,8 +141,7 @@ def convert_batch_norm(
 
 def is_untrained(layer: BatchNorm) -> bool:
     """Return whether a layer has the running statistics of a new one: mean 0, variance 1."""
-    mean, var = layer.running_mean, layer.running_var
-    return mean is not None and bool((mean == 0).all() and (var == 1).all())
+    return layer.running_mean is not None and bool((layer.running_mean == 0).all() and (layer.running_var == 1).all())
 
 
 def _convertible_layers(
@@ -175,8 +174,7 @@ def _refuse_unreached(statistics: Mapping[str, LayerStatistics]) -> None:
     unreached = [name for name, layer in statistics.items() if layer.num_batches == 0]
     if len(unreached) == len(statistics):
         raise ValueError('No mini-batch reached a batch-norm layer: there are no data (or an iterator that was used '
-                         'up), or `forward` does not run the model (with torch < 2.6, not even one that was compiled '
-                         'and called before).')
+                         'up), or `forward` does not run the model (with torch < 2.6, no compiled one).')
     if unreached:
         raise ValueError(
             f'{len(unreached)} of {len(statistics)} batch-norm layers were never reached by the forward pass, for '

@@ -51,9 +51,8 @@ class TargetLoader:
         batches = [[(i, i) for i in order[start:start + batch_size].tolist()]
                    for start in range(0, len(order), batch_size)]
         if not batches:
-            raise ValueError(
-                'The training data set is empty, so there are no target statistics. Check data_root, ann_file, '
-                'data_prefix, img_suffix and seg_map_suffix of train_dataloader.dataset.')
+            raise ValueError('The training data set is empty, so there are no target statistics. Check data_root, '
+                             'ann_file, data_prefix, img_suffix and seg_map_suffix of train_dataloader.dataset.')
         if num_batches is not None and not 1 <= num_batches <= len(batches):
             raise ValueError(
                 f'num_batches={num_batches}, but the training data hold {len(order)} images, that is '

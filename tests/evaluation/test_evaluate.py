@@ -283,7 +283,7 @@ def test_bad_input_is_refused_with_the_fix_and_before_anything_is_counted(case, 
     refused(f'FT={case.changed("headless.pth", case.checkpoint("ft"), without_head)}', says='has no decoder that fits')
     refused('FT=nowhere', says='nowhere is neither a checkpoint nor a run folder')
     refused('FT', says="'FT' is not NAME=RUN")
-    refused(ft, '--reference', 'DAFT', says='--reference DAFT: no run has this name, but FT')
+    refused(ft, '--reference', 'DAFT', says='--reference DAFT: no run has this name. Name one of FT')
     refused(ft, '--corruptions', 'fgo', says='There is no corruption fgo. Is fog meant?')
     refused(ft, '--sets', 'nowhere', says='There is no file of test sets nowhere')
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft evaluate')

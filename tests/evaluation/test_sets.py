@@ -226,5 +226,5 @@ def test_files_that_are_none_are_refused(tmp_path, text, names, sentence):
     file.write_text(text)
     with pytest.raises(ConfigError, match=sentence):
         read_sets(file, names)
-    with pytest.raises(ConfigError, match='no file of test sets cityscape.* Shipped are .*cityscapes'):
+    with pytest.raises(ConfigError, match='no file of test sets cityscape.* a shipped one: .*cityscapes'):
         read_sets('cityscape')

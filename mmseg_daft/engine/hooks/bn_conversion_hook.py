@@ -42,10 +42,9 @@ class BNConversionHook(Hook):
             norm (AdaBN), which changes the eval-mode output.
         statistics: A file of target statistics: written if it is not there, else used in place of the pass, by runs
             that differ in their rates alone. ``{seed}`` in its name stands for the seed, ``{pass}`` for a hash of all.
-        stop_error: End the pass early, once the standard error of every layer's statistics is below this share of their
-            scale (``StopRule``): 0.01 for one per cent. The cost then no longer grows with the data set. ``None`` for
-            the whole pass, as in the paper.
-        min_batches: How many mini-batches such a pass takes at least.
+        stop_error, min_batches: End the pass early, after ``min_batches`` at least, once the standard error of every
+            layer's statistics is below this share of their scale (``StopRule``): 0.01 for one per cent. The cost then
+            does not grow with the data set. ``None`` for the whole pass, as in the paper.
         cache_dir: Without effect since 0.2; configs that sweeps froze before name it.
 
     Raises:
@@ -77,8 +76,7 @@ class BNConversionHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Make sure, before MMEngine loads anything, that ``load_from`` is where the run starts from."""
-        refuse_second(self, runner.hooks, 'the second would convert what the first has converted: keep one, and list '
-                      'all modules in it.')
+        refuse_second(self, runner.hooks, 'the second would convert it again: keep one, and list all modules in it.')
         settle_start(runner)
 
     def before_train(self, runner: Runner) -> None:
