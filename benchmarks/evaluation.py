@@ -24,7 +24,6 @@ from statistics_pass import segmentor
 from torch import nn
 
 from mmseg_daft.evaluation.cells import Cell
-from mmseg_daft.evaluation.corruptions import corrupted
 from mmseg_daft.evaluation.measure import confusions, evaluate, sample_loader
 
 CLASSES = 21  # of the segmentor
@@ -70,7 +69,7 @@ def main() -> None:
     cfg = Config(dict(model=dict(decode_head=dict(num_classes=CLASSES))))
     with TemporaryDirectory() as place:
         dataset = loader_config(Path(place), args)['dataset']
-        cells = [Cell('test', name, 3, corrupted(dataset, name, 3)) for name in args.corruptions]
+        cells = [Cell('test', dataset, name, 3) for name in args.corruptions]
         samples = corrupt_all(cells, 0)
 
         def whole() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mmseg_daft.analysis.measure import image_names
 from mmseg_daft.engine.configs import types_in
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.evaluation.confusion import LEAST_IMAGES
-from mmseg_daft.evaluation.corruptions import corrupted
+from mmseg_daft.evaluation.corruptions import LIBRARY, corrupted
 from mmseg_daft.evaluation.sets import mapped_set
 from mmseg_daft.evaluation.store import BLOCK, Key
 
@@ -28,8 +29,9 @@ class Cell:
 
     Args:
         set_: The set's name.
+        config: The data set's, with labels of the models' classes.
         corruption: Its name, ``''`` for none; ``severity`` is 0 then.
-        config: The data set's, with the corruption in its pipeline and labels of the models' classes.
+        store: A folder that keeps corrupted images.
         like: A cell of the same images and labels, which are not looked at again.
 
     Attributes:
@@ -41,13 +43,18 @@ class Cell:
     """
 
     def __init__(
-        self, set_: str, corruption: str, severity: int, config: Mapping[str, Any], like: Cell | None = None,
+        self, set_: str, config: dict, corruption: str = '', severity: int = 0, store: str | None = None,
+        like: Cell | None = None,
     ) -> None:
         self.key: Key = (set_, corruption, severity)
-        self.dataset = DATASETS.build(config)
+        self.dataset = DATASETS.build(corrupted(config, corruption, severity, store) if corruption else config)
+        for leaf in leaf_datasets(self.dataset):
+            leaf.test_mode = True  # else MMEngine takes another image, by chance, for one that a pipeline gives up
         self.images = len(self.dataset)
         self.files = like.files if like else self._look(config)
         self.made_from = dict(images=self.images, files=self.files, dataset=config)
+        if corruption:
+            self.made_from['corruption'] = [corruption, severity, version(LIBRARY)]
 
     def _look(self, config: Mapping[str, Any]) -> str:
         """Return a digest of the files' names and sizes, once they are seen to be there."""
@@ -122,18 +129,17 @@ def open_cells(
         ValueError: A set cannot be used.
     """
     config = cfg.test_dataloader.dataset
-    own = Cell(OWN, '', 0, config)
+    own = Cell(OWN, config)
     classes = own.dataset.metainfo.get('classes')
     if not classes or isinstance(classes, str):
         raise ValueError(f'test_dataloader.dataset names no list of classes, but {classes!r}.')
     taken = [name for name in (OWN, CORRUPTED) if name in further]
     if taken:
-        raise ValueError(f'A further set cannot be named {taken[0]!r}, as the own test set is. Rename '
-                         'it in the file of sets.')
+        raise ValueError(f'A further set cannot be named {taken[0]!r}, which is how the report calls the own test set. '
+                         'Rename it in the file of sets.')
     pipeline = leaf_datasets(config)[0].get('pipeline')
     mapped = [mapped_set(name, dataset, classes, pipeline) for name, dataset in further.items()]
-    cells = [own, *(Cell(each.name, '', 0, each.dataset) for each in mapped)]
-    cells += [Cell(OWN, name, severity, corrupted(config, name, severity, store), like=own)
-              for name, severity in corruptions]
+    cells = [own, *(Cell(each.name, each.dataset) for each in mapped)]
+    cells += [Cell(OWN, config, name, severity, store, like=own) for name, severity in corruptions]
     return TestData(tuple(classes), own.dataset.metainfo.get('palette') or (), cells,
                     {OWN: (), **{each.name: each.lacking for each in mapped}})

@@ -86,9 +86,11 @@ def relative_corruption_degradation(
     """Return each corruption's rCD against a reference model, ``(corruptions, ...)`` (Kamann and Rother, CVPR 2020).
 
     rCD = Σₛ (D - D clean) / Σₛ (D - D clean) of the reference: what a corruption costs, not how bad the model is. It is
-    Hendrycks and Dietterich's relative corruption error. Arguments are as in ``relative_performance``.
+    Hendrycks and Dietterich's relative corruption error; NaN where it costs the reference nothing. Arguments are as in
+    ``relative_performance``.
     """
-    return _ratio(np.nansum(clean - corrupted, 1), np.nansum(reference_clean - of_reference, 1))
+    cost = np.nansum(reference_clean - of_reference, 1)
+    return _ratio(np.nansum(clean - corrupted, 1), np.where(cost > 0, cost, np.nan))
 
 
 class Estimate(NamedTuple):

@@ -34,6 +34,7 @@ CITYSCAPES_C = {
     'digital': ('brightness', 'contrast', 'saturate', 'jpeg_compression')}
 """The 16 of Cityscapes-C (Kamann, Rother, CVPR 2020), as in SegFormer's table: noise at severities 1 to 3 alone."""
 
+LIBRARY = 'imagecorruptions-imaug'
 SEVERITIES = (1, 2, 3, 4, 5)
 MIN_SIDE = 32
 """Pixels that the library needs in height and width."""
@@ -104,7 +105,7 @@ def _library() -> Any:
         ConfigError: It is missing, or it is the package of the same module that is no longer maintained.
     """
     try:
-        version('imagecorruptions-imaug')
+        version(LIBRARY)
     except PackageNotFoundError:
         raise ConfigError('Corruptions need imagecorruptions-imaug: pip install "mmseg-daft[corruptions]" (after pip '
                           'uninstall imagecorruptions, if that older package is there).') from None
@@ -161,7 +162,7 @@ class Corrupt(BaseTransform):
     def _cached(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self.cache is None:
             return corrupt(rgb, self.name, self.severity)
-        key = f'{_digest(rgb, self.name, self.severity).hex()[:32]}-{version("imagecorruptions-imaug")}.png'
+        key = f'{_digest(rgb, self.name, self.severity).hex()[:32]}-{version(LIBRARY)}.png'
         path = Path(self.cache, f'{self.name}-{self.severity}', key)
         stored = cv2.imread(str(path)) if path.is_file() else None
         if stored is not None and stored.shape == rgb.shape:  # a damaged file is made anew

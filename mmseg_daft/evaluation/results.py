@@ -104,9 +104,8 @@ class Results:
         clean = [self._iou[name, (OWN, '', 0)] for name in (run, self.reference)]
         degraded = {'CD': confusion.corruption_degradation(mine, its),
                     'rCD': confusion.relative_corruption_degradation(mine, clean[0], its, clean[1])}
-        with np.errstate(invalid='ignore'):  # rCD is infinite where the reference loses nothing
-            return {measure: {'all': values.mean(0), **dict(zip(self.corruptions, values, strict=True))}
-                    for measure, values in degraded.items()}
+        return {measure: {'all': values.mean(0), **dict(zip(self.corruptions, values, strict=True))}
+                for measure, values in degraded.items()}
 
     def headline(self) -> dict[str, dict[str, Estimate]]:
         """Return the most telling numbers, by name and run: mIoU of each set, then mPC and rPC."""

@@ -54,6 +54,7 @@ def test_robustness_by_hand():
     assert relative_corruption_degradation(mine, 0.7, its, 0.6) == pytest.approx(
         [(0.1 + 0.2 + 0.3) / (0.1 + 0.1 + 0.4), (0.4 + 0.6) / (0.2 + 0.4)])
     assert corruption_degradation(its, its) == pytest.approx([1, 1])
+    assert np.isnan(relative_corruption_degradation(mine, 0.7, its, 0.2)).tolist() == [True, True]  # it loses nothing
 
 
 def test_sums_are_of_images_drawn_with_replacement_and_exact():

@@ -191,6 +191,10 @@ def test_only_what_is_new_is_counted(case, evaluate, tmp_path):
     finally:
         label.write_bytes(content)
     assert len(list((out / 'cells').iterdir())) == 3
+    fog = [both(case)[0], '--corruptions', 'fog', '--severities', '1']
+    evaluate(*fog, out=out)
+    evaluate(*fog, '--cache', tmp_path / 'corrupted', out=out)  # where images are kept does not change them
+    assert len(list((out / 'cells').iterdir())) == 4 and not (tmp_path / 'corrupted').exists()
 
 
 def write_sets(case, tmp_path):
@@ -284,7 +288,7 @@ def test_bad_input_is_refused_with_the_fix_and_before_anything_is_counted(case, 
     refused('FT=nowhere', says='nowhere is neither a checkpoint nor a run folder')
     refused('FT', says="'FT' is not NAME=RUN")
     refused(ft, '--reference', 'DAFT', says='--reference DAFT: no run has this name. Name one of FT')
-    refused(ft, '--corruptions', 'fgo', says='There is no corruption fgo. Is fog meant?')
+    refused(ft, '--corruptions', 'fgo', says='There is no corruption fgo. Did you mean fog?')
     refused(ft, '--sets', 'nowhere', says='There is no file of test sets nowhere')
     refused(ft, '--launcher', 'pytorch', says='torchrun --nproc_per_node 2 -m mmseg_daft evaluate')
     own = 'test_dataloader.dataset'
