@@ -34,7 +34,11 @@ WRONG = {
         interval=[None, *COUNTS], num_images=[None, *COUNTS], stages=[0, -1, '4', (), [0], ['4'], 1.5, True],
         max_bytes=[None, *COUNTS], modules=NAMES),
     'FinalEvaluationHook': {},
+    'L2SPHook': dict(strength=[None, *POSITIVE], modules=NAMES),
     'PretrainedWeightsHook': dict(min_share=[None, -0.1, 1.1, NAN, INF, '0.95', True, [0.5]]),
+    'SPDHook': dict(strength=[None, *POSITIVE], modules=NAMES),
+    'WeightAveragingHook': dict(
+        begin=[None, -0.1, 1, NAN, '0.5', True, [0.5]], momentum=[0, 1, NAN, '0.1', True, [0.1]], num_batches=COUNTS),
 }
 CASES = [(hook, name, value) for hook, arguments in WRONG.items() for name, values in arguments.items()
          for value in values if value is not None or name not in ('stages',)]
@@ -58,9 +62,9 @@ def test_the_table_is_whole():
 
 @pytest.mark.parametrize('hook, name, value', CASES, ids=lambda value: repr(value))
 def test_a_wrong_argument(hook, name, value):
-    images = {'images': 4} if hook == 'EffectiveBatchHook' else {}
+    needed = {'EffectiveBatchHook': {'images': 4}, 'L2SPHook': {'strength': 1}, 'SPDHook': {'strength': 1}}
     with pytest.raises(ValueError) as error:
-        HOOKS.build({'type': hook, **images, name: value})
+        HOOKS.build({'type': hook, **needed.get(hook, {}), name: value})
     one_sentence(error, hook, f'{name}={value!r}')
 
 
@@ -78,7 +82,8 @@ def test_a_misspelt_argument(name):
 
 @pytest.mark.parametrize('name, values', [
     ('backbone_lr', RATES), ('head_lr', RATES), ('backbone_modules', NAMES), ('head_modules', NAMES),
-    ('norm_decay_mult', RATES[1:]), ('bias_decay_mult', RATES[1:])])
+    ('norm_decay_mult', RATES[1:]), ('bias_decay_mult', RATES[1:]), ('layer_decay', [0, 1.1, NAN, '0.7', True, [0.7]]),
+    ('stage_lr_mult', [{}, {'stage1': -1}, {'stage1': '1'}, 0.5, ['stage1'], True])])
 def test_a_wrong_option_of_the_constructor(name, values):
     for value in values:
         with pytest.raises(ValueError) as error:

@@ -242,6 +242,9 @@ def test_resumed_with_another_number_of_workers(make, workers):
     whole = weights(train(make('whole', 6, **{'train_cfg.val_interval': 6})))
     then = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
     assert equal(whole, weights(in_parts(make, 'parts', then=then)))
+
+
+def test_without_the_hook_a_resumed_run_is_another(make):
     plain = {'custom_hooks': HOOKS[:1]}
     assert not equal(weights(train(make('plain', 6, **plain))), weights(in_parts(make, 'plain parts', **plain)))
 

@@ -14,8 +14,9 @@ from mmseg_daft.engine.training_data import training_precision
 
 
 @HOOKS.register_module()
-@takes(begin=number(lambda share: 0 <= share < 1, 'a number from 0, below 1'), num_batches=optional(whole(1)),
-       momentum=optional(number(lambda share: 0 < share < 1, 'a number between 0 and 1')))
+@takes(begin=number(lambda share: 0 <= share < 1, 'a number from 0, below 1'),
+       momentum=optional(number(lambda share: 0 < share < 1, 'a number between 0 and 1')),
+       num_batches=optional(whole(1)))
 class WeightAveragingHook(EMAHook):
     """Evaluate and save the mean of the weights along the training (SWA; Izmailov et al., UAI 2018).
 
