@@ -597,7 +597,9 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(sweep, shapes_root
     assert set(timed) == {'lp', 'lpft'} and hours > 0.001 and shown == pytest.approx(hours, abs=0.06)
     assert not (folder / 'runs').exists()
     run = [sys.executable, '-m', 'mmseg_daft', 'sweep', 'run', str(folder), '--interval', '0.2']
-    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a suite in a shell's background ignores it
     deadline = time.monotonic() + 200
     while not list(folder.glob('runs/lp_step1*/attempts/*.json')) and time.monotonic() < deadline:
         time.sleep(0.1)
