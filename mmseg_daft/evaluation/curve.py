@@ -13,8 +13,8 @@ from mmseg_daft.evaluation.results import Results
 
 def curve_rows(results: Results) -> Iterator[dict[str, Any]]:
     """Yield mIoU with its interval for each α, by which the runs are named, and set."""
-    for alpha in results.runs:
-        for (_, set_, _), values in results.compared(alpha).items():
+    for alpha, compared in results.compared.items():
+        for (_, set_, _), values in compared.items():
             value, low, high = estimate(values)
             yield dict(alpha=float(alpha), set=set_, images=len(results.images[set_]), miou=value, interval_low=low,
                        interval_high=high)

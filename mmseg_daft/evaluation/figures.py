@@ -33,7 +33,7 @@ def report_figures(results: Results, scenes: Sequence[Scene], palette: Sequence[
 
 def draw_numbers(results: Results) -> Figure:
     """Draw bars of each set's mIoU, and of mPC, with intervals."""
-    numbers = {name: by_run for name, by_run in results.headline().items() if name != 'rPC'}
+    numbers = {name: by_run for name, by_run in results.headline.items() if name != 'rPC'}
     figure = Figure((max(7.2, 1.6 + len(numbers) * (0.35 + 0.3 * len(results.runs))), 3.2), layout='constrained')
     axis = figure.subplots()
     width = 0.8 / len(results.runs)
@@ -54,7 +54,7 @@ def draw_numbers(results: Results) -> Figure:
 
 def draw_differences(results: Results) -> Figure:
     """Draw by how much the runs are better than the reference, with paired intervals: one that holds zero is level."""
-    pairs = {run: parts for (run, against), parts in results.differences().items() if against == results.reference}
+    pairs = {run: parts for (run, against), parts in results.differences.items() if against == results.reference}
     names = [part for part in next(iter(pairs.values())) if part[0] != 'rPC']
     figure = Figure((7.2, 1.1 + len(names) * (0.1 + 0.17 * len(pairs))), layout='constrained')
     axis = figure.subplots()

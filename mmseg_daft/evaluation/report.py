@@ -34,7 +34,7 @@ def write_report(
             out, 'evaluation/report.html.j2', report_figures(results, scenes, palette), formats, console, shown,
             results=results, run_columns={f'run {run}': run for run in results.runs},
             summary_rows=[{'name': name, **{f'run {run}': value for run, value in by_run.items()}}
-                          for name, by_run in results.headline().items()],
+                          for name, by_run in results.headline.items()],
             difference_rows=list(difference_rows(results)),
             severity_columns={f'severity {number}': f'severity {number}' for number in results.severities},
             corruption_rows=list(corruption_rows(results)), class_rows=results.class_table(),
@@ -53,7 +53,7 @@ def shown(cell: object) -> str:
 
 def difference_rows(results: Results) -> Iterator[dict[str, Any]]:
     """Yield a row for each pair of runs and each part in which they are compared."""
-    for (run, against), parts in results.differences().items():
+    for (run, against), parts in results.differences.items():
         for (measure, set_, corruption), values in parts.items():
             difference = estimate(values)
             name = f'mIoU, {set_}' if measure == 'mIoU' else f'{measure}, {corruption.replace("_", " ")}'
@@ -65,15 +65,14 @@ def corruption_rows(results: Results) -> Iterator[dict[str, Any]]:
     """Yield a row for each corruption and run: mIoU by severity, their mean, and CD and rCD."""
     if not results.corruptions:
         return
-    compared = {run: results.compared(run) for run in results.runs}
-    degraded = {run: results.degradation(run) for run in results.runs}
+    grids = {run: results.grid(run)[..., 0] for run in results.runs}
     for i, name in enumerate(['all', *results.corruptions]):
         for run in results.runs:
-            by_severity = results.grid(run)[i - 1, :, 0].tolist() if i else [math.nan] * len(results.severities)
+            by_severity = grids[run][i - 1].tolist() if i else [math.nan] * len(results.severities)
             yield {'corruption': name.replace('_', ' '), 'group': group_of(name) if i else 'all', 'run': run,
                    **{f'severity {s}': value for s, value in zip(results.severities, by_severity, strict=True)},
-                   'mean': estimate(compared[run]['mPC', OWN, name]),
-                   **{measure: float(parts[name][0]) for measure, parts in degraded[run].items()}}
+                   'mean': estimate(results.compared[run]['mPC', OWN, name]),
+                   **{measure: float(parts[name][0]) for measure, parts in results.degradation[run].items()}}
 
 
 def show_results(console: Console, results: Results) -> None:
@@ -83,11 +82,11 @@ def show_results(console: Console, results: Results) -> None:
         text = f'{100 * value.value:{sign}.2f}'
         return text if math.isnan(value.low) else f'{text}\n{100 * value.low:{sign}.2f} to {100 * value.high:{sign}.2f}'
 
-    headline = results.headline()
+    headline = results.headline
     for runs in _some(results.runs):
         print_table(console, 'mIoU in %, with 95 % intervals over images', ('', *runs),
                     [[name, *(cell(by_run[run]) for run in runs)] for name, by_run in headline.items()])
-    differences = {run: parts for (run, against), parts in results.differences().items()
+    differences = {run: parts for (run, against), parts in results.differences.items()
                    if against == results.reference}
     for runs in _some(list(differences)):
         rows = []
@@ -97,7 +96,7 @@ def show_results(console: Console, results: Results) -> None:
         if results.corruptions:
             for measure in ('CD', 'rCD'):
                 rows.append([f'm{measure} in %', *(
-                    cell(estimate(results.degradation(run)[measure]['all'])) for run in runs)])
+                    cell(estimate(results.degradation[run][measure]['all'])) for run in runs)])
         print_table(console, f'Against {results.reference}: points above it, paired intervals', ('', *runs), rows)
     for note in results.notes[1 + len(results.runs):]:
         console.print(f'Note: {note}', style='yellow', markup=False)

@@ -85,8 +85,12 @@ class Results:
         return np.array([[self._iou.get((run, (OWN, corruption, severity)), nothing) for severity in self.severities]
                          for corruption in corruptions or self.corruptions])
 
-    def compared(self, run: str) -> dict[Part, Values]:
-        """Return in what a run is compared: mIoU by set; mPC and rPC; mPC by group of corruptions and by corruption."""
+    @cached_property
+    def compared(self) -> dict[str, dict[Part, Values]]:
+        """By run, in what it is compared: mIoU by set; mPC and rPC; mPC by group of corruptions and by corruption."""
+        return {run: self._compared(run) for run in self.runs}
+
+    def _compared(self, run: str) -> dict[Part, Values]:
         found = {('mIoU', set_, ''): self._iou[run, (set_, '', 0)] for set_ in self.sets}
         if not self.corruptions:
             return found
@@ -98,8 +102,12 @@ class Results:
             found['mPC', OWN, part] = confusion.mean_performance(self.grid(run, its))
         return found
 
-    def degradation(self, run: str) -> dict[str, dict[str, Values]]:
-        """Return CD and rCD against the reference by corruption; their means are under ``'all'``."""
+    @cached_property
+    def degradation(self) -> dict[str, dict[str, dict[str, Values]]]:
+        """By run, CD and rCD against the reference by corruption; their means are under ``'all'``."""
+        return {run: self._degradation(run) for run in self.runs}
+
+    def _degradation(self, run: str) -> dict[str, dict[str, Values]]:
         mine, its = self.grid(run), self.grid(self.reference)
         clean = [self._iou[name, (OWN, '', 0)] for name in (run, self.reference)]
         degraded = {'CD': confusion.corruption_degradation(mine, its),
@@ -107,15 +115,17 @@ class Results:
         return {measure: {'all': values.mean(0), **dict(zip(self.corruptions, values, strict=True))}
                 for measure, values in degraded.items()}
 
+    @cached_property
     def headline(self) -> dict[str, dict[str, Estimate]]:
-        """Return the most telling numbers, by name and run: mIoU of each set, then mPC and rPC."""
-        return {_title(part): {run: estimate(self.compared(run)[part]) for run in self.runs}
-                for part in self.compared(self.reference) if part[2] in ('', 'all')}
+        """The most telling numbers, by name and run: mIoU of each set, then mPC and rPC."""
+        return {_title(part): {run: estimate(its[part]) for run, its in self.compared.items()}
+                for part in self.compared[self.reference] if part[2] in ('', 'all')}
 
+    @cached_property
     def differences(self) -> dict[tuple[str, str], dict[Part, Values]]:
-        """Return by how much each run is better than each before it, in all that is compared."""
-        compared = {run: self.compared(run) for run in self.runs}
-        return {(run, against): {part: values - compared[against][part] for part, values in compared[run].items()}
+        """By how much each run is better than each before it, in all that is compared."""
+        return {(run, against): {part: values - self.compared[against][part]
+                                 for part, values in self.compared[run].items()}
                 for against, run in itertools.combinations(self.runs, 2)}
 
     def class_table(self) -> list[dict[str, Any]]:
@@ -166,14 +176,14 @@ class Results:
                 if not np.isnan(iou[0]):
                     yield self._row({**where, 'measure': 'IoU', 'class': name}, iou)
         for run in self.runs if self.corruptions else ():
-            for (measure, set_, corruption), values in self.compared(run).items():
+            for (measure, set_, corruption), values in self.compared[run].items():
                 if corruption:
                     yield self._row(dict(run=run, measure=measure, set=set_, corruption=corruption), values)
-            for measure, parts in self.degradation(run).items() if run != self.reference else ():
+            for measure, parts in self.degradation[run].items() if run != self.reference else ():
                 for part, values in parts.items():
                     yield self._row(dict(run=run, against=self.reference, measure=measure, set=OWN, corruption=part),
                                     values)
-        for (run, against), parts in self.differences().items():
+        for (run, against), parts in self.differences.items():
             for (measure, set_, corruption), values in parts.items():
                 where = dict(run=run, against=against, measure=f'{measure}_difference', set=set_, corruption=corruption)
                 yield dict(self._row(where, values), verdict=estimate(values).verdict())
