@@ -69,14 +69,18 @@ def cells(names: Iterable[str], severities: Sequence[int] = SEVERITIES) -> list[
     chosen = []
     for name in names:
         if name not in _STANDS_FOR:
-            near = difflib.get_close_matches(name, _STANDS_FOR, 1)
-            raise ConfigError(f'There is no corruption {name}.{f" Did you mean {near[0]}?" if near else ""} Name '
-                              'one or more of '
+            raise ConfigError(f'There is no corruption {name}.{near(name, _STANDS_FOR)} Name one or more of '
                               f'{", ".join(_STANDS_FOR)}.')
         chosen += [(one, severity) for one in _STANDS_FOR[name] for severity in severities
                    if not (name == 'cityscapes-c' and group_of(one) == 'noise' and severity > 3)]
     _library()
     return list(dict.fromkeys(chosen))
+
+
+def near(name: Any, names: Iterable[str]) -> str:
+    """Return a question that ends a message: whether a similar name was meant; nothing where there is none."""
+    found = difflib.get_close_matches(str(name), list(names), 1)
+    return f' Did you mean {found[0]}?' if found else ''
 
 
 def corrupt(image: NDArray[np.uint8], name: str, severity: int) -> NDArray[np.uint8]:

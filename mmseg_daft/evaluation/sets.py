@@ -1,7 +1,6 @@
 """Further test sets of a run: their place, and how their classes become the run's."""
 
 import copy
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg_daft.core.random_state import preserved_random_state
 from mmseg_daft.engine.configs import ConfigError, read_config
 from mmseg_daft.engine.training_data import leaf_datasets
-from mmseg_daft.evaluation.corruptions import insert_after
+from mmseg_daft.evaluation.corruptions import insert_after, near
 from mmseg_daft.files import shipped
 
 IGNORED = 255
@@ -62,7 +61,7 @@ def read_sets(file: str | Path, names: Iterable[str] = ()) -> dict[str, dict]:
     names = tuple(names) or tuple(sets)
     for name in names:
         if name not in sets:
-            raise ConfigError(f'{file} has no test set {name}.{_near(name, sets)} It has {", ".join(sets)}.')
+            raise ConfigError(f'{file} has no test set {name}.{near(name, sets)} It has {", ".join(sets)}.')
         if not re.fullmatch(r'\w[\w.-]*', name):
             raise ConfigError(f'{file} names a test set {name!r}. Use letters, digits, _, - and ., for names of files.')
     return {name: sets[name] for name in names}
@@ -137,10 +136,10 @@ def _labels(name: str, own: Sequence[str], label_map: Any, classes: Sequence[str
     for source, target in label_map.items():
         if source != '*' and source not in own:
             raise ConfigError(f'The label_map of the test set {name} names {source}, which is no class of its data '
-                              f'set.{_near(source, own)} Its classes are {", ".join(own)}.')
+                              f'set.{near(source, own)} Its classes are {", ".join(own)}.')
         if target is not None and target not in classes:
             raise ConfigError(f'The test set {name} maps {source} to {target}, which is no class of the run.'
-                              f'{_near(target, classes)} Its classes are {", ".join(classes)}.')
+                              f'{near(target, classes)} Its classes are {", ".join(classes)}.')
     targets = {**{one: one for one in classes}, **label_map}
     lost = [one for one in own if one not in targets]
     if lost and '*' not in label_map:
@@ -150,11 +149,6 @@ def _labels(name: str, own: Sequence[str], label_map: Any, classes: Sequence[str
     if not any(mapped):
         raise ConfigError(f'The test set {name} shares no class with the run: {", ".join(own)}. Give a label_map.')
     return [IGNORED if one is None else list(classes).index(one) for one in mapped]
-
-
-def _near(name: Any, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), 1)
-    return f' Did you mean {near[0]}?' if near else ''
 
 
 @TRANSFORMS.register_module()
