@@ -3,7 +3,6 @@
     python benchmarks/evaluation.py [--images 24] [--size 256] [--models 2] [--workers 1] [--repeats 5]
         [--corruptions gaussian_noise fog glass_blur]
 
-It is to take at most 1.1 times as long as the slower of the two, given a core for each worker and one for the models.
 It is to take at most 1.1 times as long as the slower of the two, with a core for each worker and one for models.
 """
 
