@@ -51,6 +51,7 @@ class Sizes:
         small_crop, small_batch: Of the checks that need no real size.
         iterations: Of the trainings that are compared.
         images, image_size: Of the made data: training images of each of VOC's two parts, height and width.
+        small_images: The same of the checks that need no real size.
         workers: Processes that load data.
         passes, batches: Sizes of the measured passes' images, and mini-batches of each.
         repeats: Of each measurement.
@@ -61,10 +62,11 @@ class Sizes:
         (16, 64, 384, 384), (16, 64, 257, 257), (16, 256, 129, 129), (16, 2048, 33, 33), (7, 30, 15, 13), (300, 64))
     crop: int = 513
     batch: int = 16
-    small_crop: int = 257
+    small_crop: int = 129
     small_batch: int = 4
     iterations: int = 50
     images: int = 96
+    small_images: int = 12
     image_size: tuple[int, int] = (375, 500)
     workers: int = 8
     passes: tuple[int, ...] = (513, 768)
@@ -73,7 +75,8 @@ class Sizes:
 
 
 TOY = Sizes(base_channels=4, maps=((2, 8, 40, 40), (3, 6, 5, 7), (30, 8)), crop=64, batch=2, small_crop=64,
-            small_batch=4, iterations=3, images=3, image_size=(60, 80), workers=0, passes=(64,), batches=2, repeats=2)
+            small_batch=4, iterations=3, images=3, small_images=3, image_size=(60, 80), workers=0, passes=(64,),
+            batches=2, repeats=2)
 
 
 def sizes_for(device: torch.device) -> Sizes:
@@ -166,7 +169,7 @@ def amp(device: torch.device, sizes: Sizes, folder: Path) -> tuple[list[Number],
     The pass runs in half precision, the check in full float32, whatever TF32 is set to. MMEngine has no such wrapper on
     a CPU, where float32 is all that runs.
     """
-    data, start = made_voc(folder, sizes), made_start(folder, device, sizes)
+    data, start = made_voc(folder, sizes, sizes.small_images), made_start(folder, device, sizes)
     numbers = []
     for dtype in ('bfloat16', 'float16') if device.type == 'cuda' else ('float32',):
         cfg = voc_config(DAFT_VOC, folder / dtype, data, start, sizes, sizes.small_crop, sizes.small_batch, 2)
@@ -191,12 +194,15 @@ def nccl(device: torch.device, sizes: Sizes, folder: Path) -> tuple[list[Number]
     batches = [torch.randn(sizes.small_batch, 3, sizes.small_crop, sizes.small_crop, device=device) for _ in range(3)]
     layers = find_batch_norms(plain, '')
     numbers = []
-    data, start = made_voc(folder, sizes), made_start(folder, device, sizes)
+    data, start = made_voc(folder, sizes, sizes.small_images), made_start(folder, device, sizes)
     tensors = []
     with tf32(False), process_group(device, folder):
         if device.type == 'cuda':
             with torch.no_grad():
-                outputs = [copy.deepcopy(model).train()(batches[0])[-1] for model in (plain, synced)]
+                copies = copy.deepcopy([plain, synced])
+                for model in copies:
+                    model.train()  # mmseg's ResNet returns nothing here
+                outputs = [model(batches[0])[-1] for model in copies]
             numbers.append(Number('SyncBN\'s output in train mode, off by, relative',
                                   float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max()), 1e-4))
         for by_batch in (False, True):
@@ -229,7 +235,7 @@ def resume(device: torch.device, sizes: Sizes, folder: Path) -> tuple[list[Numbe
 
     All three have to end equal to the bit: weights, optimizer, the validation in between and at the end.
     """
-    data, start = made_voc(folder, sizes), made_start(folder, device, sizes)
+    data, start = made_voc(folder, sizes, sizes.small_images), made_start(folder, device, sizes)
 
     def run(name: str, *hooks: str, resumed: bool = False) -> dict[str, Tensor]:
         cfg = voc_config(DAFT_VOC, folder / name, data, start, sizes, sizes.small_crop, sizes.small_batch, 6)
@@ -284,7 +290,7 @@ def trainings(device: torch.device, sizes: Sizes, folder: Path) -> tuple[list[Nu
 
     The memory at the peak is the GPU allocator's, with the workspaces of cuDNN's heuristics; a CPU tells none.
     """
-    data, start = made_voc(folder, sizes), made_start(folder, device, sizes)
+    data, start = made_voc(folder, sizes, sizes.images), made_start(folder, device, sizes)
     numbers, peaks = [], {}
     for name, config in (('stock', FT_VOC), ('FT', FT_VOC), ('DAFT', DAFT_VOC)):
         cfg = voc_config(config, folder / name, data, start, sizes, sizes.crop, sizes.batch, sizes.iterations)
@@ -348,7 +354,7 @@ def steps(device: torch.device, sizes: Sizes, folder: Path) -> tuple[list[Number
 
 
 CHECKS: dict[str, Check] = {check.__name__: check for check in (
-    moments, network, amp, nccl, resume, distortion, trainings, passes, steps)}
+    moments, network, distortion, passes, steps, amp, nccl, trainings, resume)}
 
 
 def trained(backbone: nn.Module, size: int) -> nn.Module:
@@ -371,10 +377,10 @@ def trained(backbone: nn.Module, size: int) -> nn.Module:
     return backbone
 
 
-def made_voc(folder: Path, sizes: Sizes) -> Path:
-    """Write images and labels in VOC's layout."""
+def made_voc(folder: Path, sizes: Sizes, images: int) -> Path:
+    """Write so many training images of each part of VOC, and four for validation, in its layout."""
     (folder / 'voc').mkdir()
-    return write_voc(folder / 'voc', sizes.images, sizes.images, 4, sizes.image_size)
+    return write_voc(folder / 'voc', images, images, 4, sizes.image_size)
 
 
 def made_start(folder: Path, device: torch.device, sizes: Sizes) -> Path:

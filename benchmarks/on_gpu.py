@@ -15,6 +15,7 @@ os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # deterministic mat
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 import argparse
+import faulthandler
 import json
 import signal
 import subprocess
@@ -56,6 +57,7 @@ def run_here(check: str, device: torch.device, answer: Path) -> None:
     """Run a check in this process, and write what it found."""
     if device.type == 'cpu':
         torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(SECONDS[device.type][1] - 5)  # the last words of a check that hangs
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
         numbers, tables = CHECKS[check](device, sizes_for(device), Path(folder))
@@ -120,17 +122,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.device.type == 'cuda' and not torch.cuda.is_available():
         raise SystemExit('PyTorch sees no GPU here. --device cpu runs all checks at toy sizes.')
-    start, outcomes = time.perf_counter(), []
+    start, outcomes, tables = time.perf_counter(), [], {}
     together, each = SECONDS[args.device.type]
     for check in checks:
         left = together - (time.perf_counter() - start)
         outcomes.append(run_apart(check, args.device, min(each, left)))
         show(outcomes[-1])
-    tables = {title: rows for outcome in outcomes for title, rows in outcome.tables.items()}
-    measure.show(tables)
-    found = [dict(check=outcome.check, seconds=outcome.seconds, error=outcome.error, failed=outcome.failed,
-                  numbers=[asdict(number) for number in outcome.numbers]) for outcome in outcomes]
-    print(measure.save('on_gpu', dict(checks=found), tables, args.device, args.results))
+        measure.show(outcomes[-1].tables)
+        tables |= outcomes[-1].tables
+        found = [dict(check=outcome.check, seconds=outcome.seconds, error=outcome.error, failed=outcome.failed,
+                      numbers=[asdict(number) for number in outcome.numbers]) for outcome in outcomes]
+        path = measure.save('on_gpu', dict(checks=found), tables, args.device, args.results)  # a lease may end any time
+    print(path)
     failed = [outcome.check for outcome in outcomes if outcome.failed]
     print(f'{len(failed)} of {len(outcomes)} checks failed: {", ".join(failed)}.' if failed else
           f'All {len(outcomes)} checks passed in {time.perf_counter() - start:.0f} s.')

@@ -198,18 +198,18 @@ def batch_moments(inputs: Tensor) -> BatchMoments:
     Everything is centered before it is squared, so mean 1e3 with variance 1e-2 comes out right, and is summed in
     float32 or better. The center is the mean of a sixteenth of the elements: even if all others were equal, it would be
     within four standard deviations of the mean, so almost no digits cancel. On a GPU PyTorch's own kernel does about
-    that (such a variance is right to 1e-3); on a CPU it is several times slower than sums over blocks in the cache.
+    that (such a variance is right to 1e-3), but rounds the means of strided float16 to float16: those are copied.
     """
-    channels = inputs.shape[1]
-    count = inputs.numel() // channels
+    channels, count = inputs.shape[1], inputs.numel() // inputs.shape[1]
     dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+    last = inputs.movedim(1, -1)
     if inputs.is_cuda and count > 1:
         values = torch.zeros(2, channels, dtype=dtype, device=inputs.device)
-        torch.batch_norm_update_stats(inputs, values[0], values[1], 1.0)
+        dense = inputs if inputs.is_contiguous() or last.is_contiguous() else inputs.contiguous()
+        torch.batch_norm_update_stats(dense, values[0], values[1], 1.0)
         return BatchMoments(values.double(), count)
     center, first, second = torch.zeros(3, channels, dtype=torch.float64, device=inputs.device)
     elements = 2**18 * min(torch.get_num_threads(), 16)  # 1 MiB in float32 for each thread's cache
-    last = inputs.movedim(1, -1)
     if last.is_contiguous() or inputs.dim() == 2:  # channels last, or vectors: one block of rows after the other
         rows = last.reshape(count, channels)
         middle = rows[::16].mean(0, dtype=dtype)
