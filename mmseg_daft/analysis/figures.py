@@ -35,7 +35,8 @@ STYLES = (
     dict(color='#009E73', marker='D', linestyle=(0, (6, 2, 1, 2))),
     dict(color='#CC79A7', marker='v', linestyle=(0, (3, 1, 1, 1, 1, 1))),
     dict(color='#56B4E9', marker='P', linestyle=(0, (8, 3))),
-    dict(color='#000000', marker='X', linestyle=(0, (2, 3))))
+    dict(color='#000000', marker='X', linestyle=(0, (2, 3))),
+    dict(color='#999999', marker='p', linestyle=(0, (10, 2, 2, 2))))
 _USUAL = dict(zip(('FT', 'DAFT', 'LP', 'LP-FT'), STYLES, strict=False))
 _SETTINGS = {
     'text.parse_math': False,  # names may hold any sign
