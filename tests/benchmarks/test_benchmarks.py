@@ -69,3 +69,16 @@ def test_the_table_holds_every_result(results):
     for content in files.values():
         for rows in content['tables'].values():
             assert all(f'| {row["name"]} | ' in text for row in rows)
+
+
+def test_the_replay_of_a_pruned_search_finds_who_is_best_at_the_checkpoint():
+    """One of three rates goes on there, and no second step finds rates other than the first's."""
+    runs = json.loads((BENCHMARKS / 'sweep_curves_camvid.json').read_text())
+    tables = run('pruning.py', '--kept', '50', '34').split('|--:|--:|')[1:]
+    half, third = (table.strip().splitlines() for table in tables)
+    assert (half[8], third[8]) == ('| all | 6 of 8 | | | | 72% |', '| all | 4 of 8 | | | | 48% |')
+    for line in third[:8]:
+        method, same, found, *_ = line.strip('| ').split(' | ')
+        first = [one for one in runs if (one['method'], one['step']) == (method, 1)]
+        at_50, at_200 = (max(first, key=lambda one: one['values'][at])['rates'] for at in ('50', '200'))
+        assert (same == 'yes') == (at_50 == at_200) and found == ', '.join(f'{rate:g}' for rate in at_50)
