@@ -168,6 +168,8 @@ def metrics_of(evaluator: Any) -> set[str] | None:
 def prepare(folder: SweepFolder, cfg: Config) -> None:
     """Let a config validate at its end alone, carry a sweep's hooks, keep to its work directory, divide its batch."""
     cfg.train_cfg.val_interval = folder.sweep.iterations
+    for other in ('val_begin', 'dynamic_intervals'):
+        cfg.train_cfg.pop(other, None)
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     present = {type_name(hook) for hook in hooks_of(cfg)}
     hooks.update({name: dict(type=hook) for name, hook in ADDED.items() if hook not in present})

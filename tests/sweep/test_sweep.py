@@ -96,9 +96,10 @@ def test_selecting_runs_never_see_the_reported_images(config, root, held, tmp_pa
 def test_a_frozen_config_validates_at_its_end_and_carries_the_hooks(voc_root, tmp_path):
     cfg = small(VOC, tmp_path, voc_root)
     del cfg.default_hooks['divergence'], cfg.default_hooks['on_signal']
-    cfg.train_cfg.val_interval = 1
+    cfg.train_cfg.update(val_interval=1, val_begin=3, dynamic_intervals=[(1, 1)])
     plan.prepare(folder_of(tmp_path, gpus_per_run=2), cfg)
-    assert cfg.train_cfg.val_interval == 2 and cfg.train_dataloader.batch_size == 2
+    assert cfg.train_cfg.val_interval == 2 and not {'val_begin', 'dynamic_intervals'} & cfg.train_cfg.keys()
+    assert cfg.train_dataloader.batch_size == 2
     assert {'DivergenceHook', 'CheckpointOnSignalHook'} <= {hook['type'] for hook in cfg.default_hooks.values()}
     with pytest.raises(SystemExit, match='cannot be shared by 3 GPUs'):
         plan.prepare(folder_of(tmp_path, gpus_per_run=3), cfg)
