@@ -16,6 +16,7 @@ from support.classification import DAFT_CIFAR, small_classifier, write_classifie
 from support.small_runs import Probe, train
 from torch import nn
 
+from mmseg_daft import cli
 from mmseg_daft.engine.convert_model import RECORD
 
 
@@ -191,3 +192,26 @@ def test_the_package_needs_no_mmpretrain():
     done = subprocess.run([sys.executable, '-W', 'error::UserWarning:mmseg_daft', '-c', code],
                           capture_output=True, text=True, env=environment())
     assert done.returncode == 0 and 'not registered' not in done.stderr, done.stderr[-3000:]
+
+
+def test_a_start_that_does_not_match_is_refused(make):
+    """Also where a backbone has an ``init_weights`` of its own that lets MMEngine's read the file."""
+    cfg = make(config='classification/ft_linear_r50-moco_b64-20e_cifar10-224x224.py')
+    cfg.model.backbone.init_cfg.prefix = 'module'
+    with pytest.raises(ValueError, match="0 of 265 tensors match.*set prefix='module.encoder_[qk]'"):
+        train(cfg)
+
+
+@pytest.mark.parametrize('config, says', [
+    (DAFT_CIFAR, 'CIFAR10: 20 images, labels 0'), ('classification/ft_linear_r50-swav_b64-20e_living17-224x224.py',
+                                                   'BREEDSDataset: 34 images, labels 0-16')])
+def test_doctor_knows_a_classifier(make, tmp_path, capsys, config, says):
+    cfg = make(config=config)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pop('indices', None)
+    cfg.dump(tmp_path / 'config.py')
+    assert cli.main(['doctor', str(tmp_path / 'config.py')]) == 0
+    said = ' '.join(capsys.readouterr().out.split())
+    assert says in said and 'tensors match (100%)' in said and 'loss ' in said and 'Ready.' in said
+    assert cli.main(['doctor', str(tmp_path / 'config.py'), '--cfg-options', 'model.head.num_classes=5']) == 1
+    assert 'and the head has 5 classes' in ' '.join(capsys.readouterr().out.split())

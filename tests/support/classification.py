@@ -14,11 +14,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmseg_daft.models.efficientnet_lite import SCHEME
 from support.pretrained_files import trained_state, write_clip, write_moco, write_swav
 from support.small_runs import CONFIGS
 
 DAFT_CIFAR = 'classification/daft_linear_r50-moco_b64-20e_cifar10-224x224.py'
-_SIZES = {224: 32, 256: 36}
+_SIZES = {64: 32, 224: 32, 256: 36}
 
 
 def _images(rng: np.random.Generator, labels: np.ndarray, size: int) -> np.ndarray:
@@ -124,11 +125,11 @@ def small_classifier(config: str, work_dir: Path, data: Path, epochs: int = 1, *
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=4)
     cfg.train_dataloader.dataset.indices, cfg.default_hooks.batch.images = 8, 4
-    cfg.model.backbone.update(base_channels=4)
     if cfg.model.backbone.type == 'ResNet':
-        cfg.model.backbone.update(stem_channels=4)
+        cfg.model.backbone.update(base_channels=4, stem_channels=4)
         cfg.model.head.update(in_channels=128)
-    else:
+    elif cfg.model.backbone.type == 'mmseg.CLIPResNet':
+        cfg.model.backbone.update(base_channels=4)
         cfg.model.neck.update(in_channels=128, out_channels=16, size=1, num_heads=4)
         cfg.model.head.update(in_channels=16)
     cfg.train_cfg.max_epochs = cfg.param_scheduler[0]['T_max'] = cfg.param_scheduler[0]['end'] = epochs
@@ -156,6 +157,8 @@ def write_classifier_start(cfg: Config, folder: Path) -> None:
         torch.save({'state_dict': trained_state(dict(cfg.model, init_cfg=None))}, start.checkpoint)
         return
     start = cfg.model.backbone.init_cfg
+    if start.checkpoint.startswith(SCHEME):
+        return  # the real one is installed
     write = {'module.encoder_q': write_moco, 'module': write_swav, 'visual': write_clip}[start.prefix]
     start.checkpoint = ('torchscript://' if write is write_clip else '') + str(write(folder / 'start.pth', cfg.model))
     if write is write_clip:
