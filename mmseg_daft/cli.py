@@ -22,13 +22,15 @@ COMMANDS = {
     'train': ('mmseg_daft.launch.train', "train, with mmseg's own train.py"),
     'test': ('mmseg_daft.launch.test', "evaluate a checkpoint, with mmseg's own test.py"),
     'lpft': ('mmseg_daft.launch.lpft', 'LP-FT: train the head, then the whole model'),
+    'probe': ('mmseg_daft.offline.probe', "fit a classifier's head by logistic regression (LP)"),
     'sweep': ('mmseg_daft.sweep.command', "run the paper's search for learning rates"),
     'analyze': ('mmseg_daft.analysis.command', "draw the paper's figures of finished runs, in one HTML file"),
     'evaluate': ('mmseg_daft.evaluation.command', 'compare runs on unseen domains and corruptions, with intervals'),
     'interpolate': ('mmseg_daft.evaluation.interpolate', 'evaluate the models between a start and an end (WiSE-FT)'),
     'configs': ('mmseg_daft.launch.configs', 'list the shipped configs, or copy one'),
 }
-EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep'}
+EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep',
+          'mmpretrain': 'classification', 'sklearn': 'classification'}
 """The extra that holds an optional package; doctor says more about mmseg and mmcv."""
 
 

@@ -43,6 +43,9 @@ def check_data(
     parts = leaf_datasets(dataset)
     for part in parts:
         findings, damaged = _check_files(part, track)
+        if 'gt_label' in part.get_data_info(0):  # of MMPretrain
+            yield from findings or [_judge_classes(part, cfg.model.get('head') or {})]
+            continue
         usable = [i for i in range(len(part)) if not damaged or damaged.isdisjoint(_files(part, i))]
         spread = np.linspace(0, len(usable) - 1, len(usable) if full else min(SAMPLE, len(usable))).round()
         sample = track([usable[i] for i in spread.astype(int)], 'reading files')
@@ -59,7 +62,9 @@ def check_data(
 
 def known_count(dataset: Any) -> int | None:
     """Return how many images the released data set of this type and split has, if that is known."""
-    splits = KNOWN.get(type(dataset).__name__, {})
+    splits = KNOWN.get(type(dataset).__name__)
+    if splits is None:
+        return None
     if type(dataset).__name__ == 'CityscapesDataset' and 'leftImg8bit' not in dataset.data_prefix['img_path']:
         return None  # other data sets with the same classes use its type
     return splits.get(Path(dataset.ann_file).stem or Path(dataset.data_prefix['img_path']).name)
@@ -118,7 +123,9 @@ def _refuse_missing_paths(leaf: dict, variables: Sequence[str]) -> None:
     root = leaf.get('data_root') or ''
     fix = f'export {variables[0]}=/path/to/data, or set' if variables else 'Set'
     fix += ' data_root in the config; a relative one starts at the folder that you train from.'
-    for key, part in dict(data_root='', **leaf.get('data_prefix') or {}, ann_file=leaf.get('ann_file')).items():
+    prefix = leaf.get('data_prefix') or {}
+    prefix = dict(img_path=prefix) if isinstance(prefix, str) else prefix
+    for key, part in dict(data_root='', **prefix, ann_file=leaf.get('ann_file')).items():
         path = os.path.join(root, part) if part else root
         if path and not os.path.exists(path):
             raise Problem(f'{key} {path} of {type_name(leaf)} does not exist.', fix if key == 'data_root' else
@@ -128,12 +135,12 @@ def _refuse_missing_paths(leaf: dict, variables: Sequence[str]) -> None:
 def _place(dataset: Any) -> str:
     place, root = dataset.ann_file or dataset.data_prefix.get('img_path') or '', dataset.data_root or ''
     place = os.path.relpath(place, root) if root and place.startswith(root) else place
-    return f'{type(dataset).__name__} {place}'.strip()
+    return f'{type(dataset).__name__} {place}'.removesuffix(' .').strip()
 
 
 def _files(dataset: Any, index: int) -> list[str]:
     info = dataset.get_data_info(index)
-    return [path for path in (info['img_path'], info.get('seg_map_path')) if path]
+    return [path for path in (info.get('img_path'), info.get('seg_map_path')) if path]
 
 
 def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]]:
@@ -146,7 +153,8 @@ def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]
     elif known not in (None, len(dataset)):
         findings.append(fail(f'{len(dataset)} images in {dataset.data_prefix["img_path"]}; the released split has '
                              f'{known}.', 'Unpack the archive again; a subset that you mean goes into an ann_file.'))
-    for i in track(range(0 if dataset.backend_args else len(dataset)), 'looking for files'):
+    remote = getattr(dataset, 'backend_args', None)  # MMPretrain's have none
+    for i in track(range(0 if remote else len(dataset)), 'looking for files'):
         for path in _files(dataset, i):
             if not os.path.isfile(path):
                 missing.add(path)
@@ -164,6 +172,15 @@ def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]
         named = some([f'{path} ({reason})' for path, reason in broken.items()])
         findings.append(fail(f'{len(broken)} files cannot be read: {named}.', RESTORE))
     return findings, missing | broken.keys()
+
+
+def _judge_classes(dataset: Any, head: dict) -> Finding:
+    """Compare the labels of whole images with the classes of a classifier's head."""
+    labels, n = set(dataset.get_gt_labels().tolist()), head.get('num_classes')
+    found = f'{_place(dataset)}: {len(dataset)} images, labels {ranges(sorted(labels))}'
+    if n and labels - set(range(n)):
+        return fail(f'{found}, and the head has {n} classes.', 'Set model.head.num_classes, or correct the labels.')
+    return ok(found)
 
 
 def _occurrences(label: np.ndarray) -> dict[int, int]:

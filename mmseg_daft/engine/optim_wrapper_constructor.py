@@ -49,7 +49,7 @@ class DAFTOptimWrapperConstructor:
         paramwise_cfg: ``backbone_lr`` and ``head_lr``, and optionally
 
             - ``backbone_modules`` (default ``('backbone',)``), ``head_modules`` (default
-              ``('neck', 'decode_head', 'auxiliary_head')``): the submodules of either part;
+              ``('neck', 'decode_head', 'auxiliary_head', 'head')``): the submodules of either part;
             - ``norm_decay_mult``, ``bias_decay_mult``: as in MMEngine; each adds a group per part;
             - ``layer_decay``: what a stage's rate is of the next one's, ``backbone_lr`` being the last stage's; one
               group a stage, ``stem``, ``stage1``, …;
@@ -81,7 +81,7 @@ class DAFTOptimWrapperConstructor:
             raise ValueError(f'{error}{inherited}') from None
         self.rates = {part: float(options[f'{part}_lr']) for part in ('backbone', 'head')}
         self.parts = {'backbone': options.get('backbone_modules', 'backbone'),
-                      'head': options.get('head_modules', ('neck', 'decode_head', 'auxiliary_head'))}
+                      'head': options.get('head_modules', ('neck', 'decode_head', 'auxiliary_head', 'head'))}
         self.per_stage = {key: options[key] for key in ('layer_decay', 'stage_lr_mult') if options.get(key) is not None}
         self.decay_rules = {rule: options.get(rule) for rule in ('norm_decay_mult', 'bias_decay_mult')}
 

@@ -101,7 +101,17 @@ def pretrained_starts(model: nn.Module) -> Iterator[PretrainedStart]:
         for cfg in [cfgs] if isinstance(cfgs, dict) else cfgs or ():
             if type_name(cfg) in ('Pretrained', PretrainedInit.__name__) and cfg.get('checkpoint'):
                 yield PretrainedStart(name, module, cfg['checkpoint'], cfg.get('prefix'),
-                                      type(module).init_weights is not BaseModule.init_weights)
+                                      _loads_by_itself(type(module)))
+
+
+def _loads_by_itself(kind: type) -> bool:
+    """Return whether a module's ``init_weights`` does more with a file than to let MMEngine's read it."""
+    for owner in kind.__mro__[:kind.__mro__.index(BaseModule)]:
+        if method := owner.__dict__.get('init_weights'):
+            names = getattr(getattr(method, '__code__', None), 'co_names', ())
+            if 'super' not in names or any('load' in name.lower() for name in names):
+                return True
+    return False
 
 
 def self_loaded(model: nn.Module) -> dict[str, str | None]:

@@ -29,7 +29,8 @@ from mmseg_daft.files import write_atomically
 FORMAT = 1
 """Of the file, and of the way in which a pass draws its samples. Raise it whenever either changes."""
 _LIBRARIES = ('torch', 'torchvision', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite', 'onedl-mmcv', 'mmsegmentation',
-              'onedl-mmsegmentation', 'numpy', 'opencv-python', 'opencv-python-headless', 'pillow', 'mmseg-daft')
+              'onedl-mmsegmentation', 'mmpretrain', 'onedl-mmpretrain', 'numpy', 'opencv-python',
+              'opencv-python-headless', 'pillow', 'mmseg-daft')
 _OF_NO_EFFECT = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'init_cfg')
 
 

@@ -12,7 +12,7 @@ from mmseg_daft import cli
 from mmseg_daft.launch import configs
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {'torch', 'mmengine', 'mmcv', 'mmseg', 'matplotlib', 'numpy', 'rich', 'submitit'}
+HEAVY = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'sklearn', 'matplotlib', 'numpy', 'rich', 'submitit'}
 PAGES = [[], *([name] for name in cli.COMMANDS), *(['sweep', part] for part in ('plan', 'run', 'status', 'collect')),
          ['configs', 'list'], ['configs', 'copy']]
 SHIMS = dict(doctor='doctor', domain_gap='domain-gap', convert_checkpoint='convert', train='train', test='test',
@@ -50,7 +50,8 @@ def test_every_file_in_tools_is_known():
 
 BAD = dict(
     doctor=['nowhere.py', '--gpus', 'x'], convert=['nowhere.py', 'nowhere.pth', 'out.pth'], train=['nowhere.py'],
-    test=['nowhere.py', 'nowhere.pth'], lpft=['nowhere.py', 'nowhere.py'], sweep=['collect', 'nowhere'],
+    test=['nowhere.py', 'nowhere.pth'], lpft=['nowhere.py', 'nowhere.py'], probe=['nowhere.py'],
+    sweep=['collect', 'nowhere'],
     analyze=['nowhere.py', 'FT=nowhere.pth'], evaluate=['nowhere.py', 'FT=nowhere.pth'], configs=['copy', 'nowhere.py'])
 BAD.update({'domain-gap': ['nowhere.py'], 'interpolate': ['nowhere.py', 'config', 'nowhere.pth']})
 
@@ -80,7 +81,8 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(('content', 'says'), CONFIGS.values(), ids=CONFIGS)
-@pytest.mark.parametrize('name', ['doctor', 'domain-gap', 'convert', 'analyze', 'train', 'test', 'lpft', 'sweep'])
+@pytest.mark.parametrize('name', [
+    'doctor', 'domain-gap', 'convert', 'analyze', 'train', 'test', 'lpft', 'probe', 'sweep'])
 def test_a_config_that_cannot_be_read_ends_in_one_sentence(name, content, says, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '1000')

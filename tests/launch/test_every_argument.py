@@ -36,6 +36,7 @@ WRONG = {
     'test': {**MMSEG, 'checkpoint': CHECKPOINT, '--out': OUT, '--show-dir': OUT, '--wait-time': at_least(0, False)},
     'lpft': {'lp': CONFIG, 'lpft': CONFIG, '--work-dir': [*OUT, 'a b'], '--gpus': at_least(1),
              '--cfg-options': OPTIONS},
+    'probe': {'config': CONFIG, '--work-dir': OUT, '--cfg-options': OPTIONS},
     'sweep plan': {
         'folder': OUT, '--method': ['ft', 'dfat=config.py', 'ft=nowhere.py'], '--start': ['mocco'],
         '--search': ['relased'], '--grids-of': ['voc'],
@@ -64,6 +65,7 @@ SOUND = {  # positional arguments, in order
     'doctor': dict(config='config.py'), 'domain-gap': dict(config='config.py', checkpoint='start.pth'),
     'convert': dict(config='config.py', checkpoint='start.pth', out='out.pth'), 'train': dict(config='config.py'),
     'test': dict(config='config.py', checkpoint='start.pth'), 'lpft': dict(lp='config.py', lpft='config.py'),
+    'probe': dict(config='config.py'),
     'sweep plan': dict(folder='sweep'), 'sweep run': dict(folder='sweep'), 'sweep status': dict(folder='sweep'),
     'sweep collect': dict(folder='sweep'), 'analyze': dict(config='config.py', runs='FT=start.pth'),
     'evaluate': dict(config='config.py', runs='FT=start.pth'),

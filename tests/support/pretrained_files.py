@@ -128,7 +128,11 @@ def _tree(state: dict[str, Tensor]) -> nn.Module:
 def write_clip(path: Path, model: dict) -> Path:
     """Write CLIP's RN50: a TorchScript archive in half precision, with attention pooling and a text transformer."""
     state = backbone_state(model)
-    state['attnpool.positional_embedding'] = torch.zeros(5, 4)
+    if model.get('neck'):
+        pooling = trained_state(dict(model['neck'], init_cfg=None))
+        state.update({f'attnpool.{name}': tensor for name, tensor in pooling.items()})
+    else:
+        state['attnpool.positional_embedding'] = torch.zeros(5, 4)
     torch.jit.script(_CLIP(_tree(state)).half()).save(str(path))
     return path
 

@@ -5,12 +5,12 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
-from torch.utils.data import BatchSampler, DataLoader
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from mmseg_daft.core.arguments import takes
 from mmseg_daft.core.random_state import seed_everything_by
@@ -37,8 +37,9 @@ class ExactResumeHook(Hook):
 
         custom_hooks = [dict(type='BNConversionHook'), dict(type='ExactResumeHook')]
 
-    The order of samples is MMEngine's. With deterministic kernels (``randomness=dict(seed=0, deterministic=True)``)
-    the weights, the optimizer and the schedules end equal to the bit; on other ones as equal as two runs ever are.
+    The order of samples is MMEngine's. Loops of iterations and of epochs go on anywhere, also in the midst of an
+    epoch. With deterministic kernels (``randomness=dict(seed=0, deterministic=True)``) the weights, the optimizer
+    and the schedules end equal to the bit; on other ones as equal as two runs ever are.
     On a GPU, models with matrix products need ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` for that. The number of loader
     workers may change between start and resume. A validation in the midst that was cut off is not made up for; the
     final one is, by ``FinalEvaluationHook``.
@@ -63,9 +64,9 @@ class ExactResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Let the loop take its batches from a stream that starts where the run was."""
         loop = runner.train_loop
-        if not isinstance(loop, IterBasedTrainLoop):
-            raise ValueError(f'ExactResumeHook continues an IterBasedTrainLoop, not a {type(loop).__name__}: use '
-                             "train_cfg=dict(type='IterBasedTrainLoop', ...) or leave the hook out.")
+        if not isinstance(loop, (IterBasedTrainLoop, EpochBasedTrainLoop)):
+            raise ValueError(f'ExactResumeHook continues an IterBasedTrainLoop or an EpochBasedTrainLoop, not a '
+                             f'{type(loop).__name__}: set train_cfg.type to one of these, or leave the hook out.')
         for hook in _checkpoint_hooks(runner):
             self._make_safe(runner, hook)
         loader = loop.dataloader
@@ -75,7 +76,10 @@ class ExactResumeHook(Hook):
                    world_size=get_dist_info()[1], num_samples=len(loader.dataset))
         if runner.iter > 0:
             now = self._continued(runner, now)
-        loop.dataloader_iterator = sample_stream(loader, now['seed'], skip=runner.iter)
+        if isinstance(loop, EpochBasedTrainLoop):
+            loop.dataloader = EpochStream(loader, now['seed'], loop)
+        else:
+            loop.dataloader_iterator = sample_stream(loader, now['seed'], skip=runner.iter)
         loader._iterator = None  # ends persistent workers, which MMEngine started before any hook ran
         runner.message_hub.update_info(RECORD, now)
         self._seed, self._rank = now['seed'], get_dist_info()[0]
@@ -92,10 +96,13 @@ class ExactResumeHook(Hook):
             raise ValueError('default_hooks.checkpoint.max_keep_ckpts=1 removes the only checkpoint before the next '
                              'one is written; a run that is killed between has none. Use max_keep_ckpts=2.')
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
         moments = [] if hook.by_epoch else [('default_hooks.checkpoint.interval', hook.interval),
                                             ('default_hooks.checkpoint.save_begin', hook.save_begin)]
-        if hook.save_best and runner.val_loop:  # a better model is saved with all of the state
+        if hook.save_best and runner.val_loop and not epochs:  # a better model is saved with all of the state
             moments += [('train_cfg.val_interval', interval) for interval in runner.train_loop.dynamic_intervals]
+        if epochs and (hook.by_epoch or hook.save_best):
+            moments += [('len(train_dataloader)', len(runner.train_dataloader))]
         for name, iterations in moments:
             if iterations > 0 and iterations % accumulated:
                 raise ValueError(
@@ -146,22 +153,70 @@ def sample_stream(loader: DataLoader, seed: int, skip: int = 0) -> Iterator[Any]
     Raises:
         ValueError: The loader's batches are not those of an ``InfiniteSampler``.
     """
-    if not isinstance(loader.sampler, InfiniteSampler) or type(loader.batch_sampler) is not BatchSampler:
-        raise ValueError(
-            f'train_dataloader draws its samples by {type(loader.sampler).__name__}, and its order after a resume is '
-            "unknown. Use sampler=dict(type='InfiniteSampler', shuffle=True) without a batch_sampler, as mmseg's "
-            'iteration-based configs do.')
+    _refuse_unknown_order(loader, InfiniteSampler)
     rank, world_size = get_dist_info()
     seen = skip * loader.batch_size
     indices = islice(InfiniteSampler(loader.dataset, loader.sampler.shuffle, seed), seen, None)
     batches = DataLoader(
         SeededSamples(loader.dataset, seed),
         sampler=(((seen + i) * world_size + rank, index) for i, index in enumerate(indices)),
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        prefetch_factor=loader.prefetch_factor,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        multiprocessing_context=loader.multiprocessing_context)
+        **_settings(loader))
     return chain(repeat(None, skip), batches)  # its workers start with the first batch
+
+
+class EpochStream(DataLoader):
+    """The training loader of a loop of epochs, with ``sample_stream``'s samples, in the order of a ``DefaultSampler``.
+
+    The epoch in which the training is when this is made starts behind the mini-batches that it has seen.
+
+    Args:
+        loader: The training loader.
+        seed: Of augmentation; the same on all ranks.
+        loop: The training loop, which knows the epoch.
+
+    Raises:
+        ValueError: The loader's batches are not those of a ``DefaultSampler``.
+    """
+
+    def __init__(self, loader: DataLoader, seed: int, loop: EpochBasedTrainLoop) -> None:
+        _refuse_unknown_order(loader, DefaultSampler)
+        settings = dict(_settings(loader), drop_last=loader.drop_last, persistent_workers=loader.persistent_workers)
+        super().__init__(loader.dataset, sampler=loader.sampler, **settings)
+        self._samples = DataLoader(
+            SeededSamples(loader.dataset, seed), sampler=_Places(loader.sampler, loop, loader.batch_size), **settings)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the mini-batches of the loop's epoch."""
+        return iter(self._samples)
+
+
+class _Places(Sampler):
+    """The samples of an epoch, each with its place in the whole training."""
+
+    def __init__(self, sampler: DefaultSampler, loop: EpochBasedTrainLoop, batch_size: int) -> None:
+        self.sampler, self.loop = sampler, loop
+        seen = loop.iter - loop.epoch * len(loop.dataloader)
+        self.first = loop.epoch * len(sampler) + min(seen * batch_size, len(sampler))
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, world_size = get_dist_info()
+        for number, index in enumerate(self.sampler, self.loop.epoch * len(self.sampler)):
+            if number >= self.first:
+                yield number * world_size + rank, index
+
+
+def _refuse_unknown_order(loader: DataLoader, sampler: type) -> None:
+    if not isinstance(loader.sampler, sampler) or type(loader.batch_sampler) is not BatchSampler:
+        raise ValueError(
+            f'train_dataloader draws its samples by {type(loader.sampler).__name__}, and its order after a resume is '
+            f"unknown. Use sampler=dict(type='{sampler.__name__}', shuffle=True) without a batch_sampler, as configs "
+            f'that count {"iterations" if sampler is InfiniteSampler else "epochs"} do.')
+
+
+def _settings(loader: DataLoader) -> dict[str, Any]:
+    return {name: getattr(loader, name) for name in (
+        'batch_size', 'num_workers', 'prefetch_factor', 'collate_fn', 'pin_memory', 'timeout',
+        'multiprocessing_context')}

@@ -1,0 +1,7 @@
+# DAFT on CIFAR-10 from SwAV; paper: 97.77 / 93.82, 89.96.
+#   mmseg-daft train configs/classification/daft_linear_r50-swav_b64-20e_cifar10-224x224.py
+_base_ = './ft_linear_r50-swav_b64-20e_cifar10-224x224.py'
+model = dict(head=dict(init_cfg=dict(type='ZeroHead')))
+custom_hooks = [dict(type='BNConversionHook')]
+# Ours: the paper sweeps backbone_lr, then head_lr, and does not say which ones won.
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.03, head_lr=1.0))

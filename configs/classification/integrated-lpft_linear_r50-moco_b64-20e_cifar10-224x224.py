@@ -1,0 +1,7 @@
+# Ablation on CIFAR-10 from MoCo-v2, two rates without the conversion, batch norm in eval mode; paper: 97.63 / 94.12, 90.52.
+#   mmseg-daft train configs/classification/integrated-lpft_linear_r50-moco_b64-20e_cifar10-224x224.py
+_base_ = './ft_linear_r50-moco_b64-20e_cifar10-224x224.py'
+model = dict(head=dict(init_cfg=dict(type='ZeroHead')))
+custom_hooks = [dict(type='BNTestModeHook', modules=('backbone',))]
+# Ours: the paper sweeps backbone_lr, then head_lr, and does not say which ones won.
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=3e-5, head_lr=1.0))

@@ -1,0 +1,10 @@
+# LP-FT on Living-17 from SwAV; paper: 97.47 / 80.84: from the head of LP, all batch norm in eval mode, a small rate.
+#   mmseg-daft probe configs/classification/lp_linear_r50-swav_b64-20e_living17-224x224.py
+#   mmseg-daft train configs/classification/lpft_linear_r50-swav_b64-20e_living17-224x224.py
+_base_ = './ft_linear_r50-swav_b64-20e_living17-224x224.py'
+model = dict(
+    init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_linear_r50-swav_b64-20e_living17-224x224/probe.pth'),
+    backbone=dict(init_cfg=None))
+custom_hooks = [dict(type='BNTestModeHook')]
+# Ours: the paper does not say which rate won.
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=1e-3, head_lr=1e-3))
