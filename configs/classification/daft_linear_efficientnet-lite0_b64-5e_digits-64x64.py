@@ -3,4 +3,4 @@
 _base_ = './ft_linear_efficientnet-lite0_b64-5e_digits-64x64.py'
 model = dict(head=dict(init_cfg=dict(type='ZeroHead')))
 custom_hooks = [dict(type='BNConversionHook')]
-optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.03, head_lr=0.1))
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.003, head_lr=0.1))
