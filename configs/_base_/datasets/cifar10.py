@@ -1,6 +1,7 @@
 # CIFAR-10, and as further domains CIFAR-10.1, STL-10 without monkeys, and CIFAR-10-C. From the paper: 224x224, flips.
 # As in the authors' code, the ID validation images are CIFAR-10's test images. Images are RGB already.
 # test_cfg.only='[cifar10_c]' tests on CIFAR-10-C: 100 less its accuracy is the corruption error of Table 4.
+_base_ = './classification.py'
 train_pipeline = [
     dict(type='Resize', scale=(224, 224)),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -8,23 +9,9 @@ train_pipeline = [
 test_pipeline = [
     dict(type='Resize', scale=(224, 224)),
     dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CIFAR10', data_root='data/cifar10', split='test', pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(type='CIFAR10', data_root='data/cifar10', split='train', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(type='CIFAR10', data_root='data/cifar10', split='test', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
 test_cfg = dict(
     type='DomainsTestLoop',
     only=['cifar10_1', 'stl10'],

@@ -1,6 +1,7 @@
 # DomainNet's 40 classes: Sketch, and as further domains Real, Clipart and Painting, together as in the paper's Table 2
 # and each. From the paper: 256x256, a random crop of 224x224, flips. The lists are SENTRY's
 # (github.com/virajprabhu/SENTRY, data/DomainNet/txt); the ID validation images are its list of Sketch's test images.
+_base_ = './classification.py'
 data = dict(
     type='CustomDataset', data_root='data/domainnet',
     classes=('airplane', 'ambulance', 'apple', 'backpack', 'banana', 'bathtub', 'bear', 'bed', 'bee', 'bicycle', 'bird',
@@ -17,23 +18,9 @@ test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(224, 224), interpolation='bicubic'),
     dict(type='PackInputs')]
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(**data, ann_file='txt/sketch_train_mini.txt', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=8,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(**data, ann_file='txt/sketch_test_mini.txt', pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(**data, ann_file='txt/sketch_train_mini.txt', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(**data, ann_file='txt/sketch_test_mini.txt', pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
 each = {name: dict(**data, ann_file=f'txt/{name}_test_mini.txt', pipeline=test_pipeline)
         for name in ('real', 'clipart', 'painting')}
 test_cfg = dict(
