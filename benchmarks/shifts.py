@@ -35,9 +35,8 @@ from rich.progress import track
 from mmseg_daft.console import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMED = 'deeplabv3plus_{}_b8-200_{}.py'
-STARTS = {'lite0': 'efficientnet-lite0_b8-200_camvid-96x96', 'lite2': 'efficientnet-lite0_b8-200_camvid-96x96',
-          'r18-day': 'r18-day_b8-200_camvid-dusk-160x160'}
+CAMVID, SHAPES = 'efficientnet-lite0_b8-200_camvid-96x96', 'efficientnet-lite0_b8-200_shapes-day-96x96'
+STARTS = {'lite0': CAMVID, 'lite2': CAMVID, 'r18-day': 'r18-day_b8-200_camvid-dusk-160x160'}
 CORRUPTED = {'contrast': ('contrast', 4), 'blur': ('defocus_blur', 4), 'noise': ('gaussian_noise', 3),
              'fog': ('fog', 3)}
 MODES: dict[str, tuple[list[dict[str, Any]], dict[str, float]]] = {
@@ -79,11 +78,14 @@ SHIFTS = {shift.name: shift for shift in (
     Shift('r18-day', 'fog', 2))}
 
 
+def ft_config(name: str) -> Config:
+    """Read one of FT's configs."""
+    return Config.fromfile(ROOT / 'configs' / 'ft' / f'ft_deeplabv3plus_{name}.py')
+
+
 def data_config(domain: str) -> Config:
     """Return FT's config from EfficientNet-Lite0 on a domain, for training and test."""
-    shapes = domain.startswith('shapes')
-    cfg = Config.fromfile(ROOT / 'configs' / 'ft' / (
-        'ft_' + NAMED.format('efficientnet-lite0', 'shapes-day-96x96' if shapes else 'camvid-96x96')))
+    cfg = ft_config(SHAPES if domain.startswith('shapes') else CAMVID)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)  # each run has one core
         if domain in ('dusk', 'shapes-night'):
@@ -98,7 +100,7 @@ def write_config(shift: Shift, domain: str, mode: str, path: Path) -> None:
     """Write the config of a shift's start on a domain, in one of the modes."""
     cfg = data_config(domain)
     classes = cfg.model.decode_head.num_classes
-    model = Config.fromfile(ROOT / 'configs' / 'ft' / f'ft_deeplabv3plus_{STARTS[shift.start]}.py').model
+    model = ft_config(STARTS[shift.start]).model
     if shift.start == 'lite2':
         model.backbone.update(model_name='tf_efficientnet_lite2',
                               init_cfg=dict(type='Pretrained', checkpoint='efficientnet-lite://lite2'))
@@ -130,7 +132,8 @@ def examinations(shift: Shift, seeds: Sequence[int], folder: Path) -> list[list[
     """Return the commands that measure a shift's gap and evaluate its runs where they were not trained."""
     here = folder / shift.name
     runs = [f'{mode}-{seed}' for mode in MODES for seed in seeds]
-    return [['domain-gap', str(here / 'none.py'), '--out', str(here / 'gap')],
+    gap = here / 'gap' / 'gap.json'
+    return [*([] if gap.is_file() else [['domain-gap', str(here / 'none.py'), '--out', str(gap.parent)]]),
             ['evaluate', str(here / 'unseen.py'), *(f'{run}={here / run}' for run in runs), '--workers', '0',
              '--formats', 'png', '--out', str(here / 'evaluate')]]
 
