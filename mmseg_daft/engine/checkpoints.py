@@ -1,13 +1,17 @@
 """MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
 import copy
+import io
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
@@ -51,6 +55,17 @@ def read_checkpoint(path: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     if state is content and max(places.values()) > places[()]:  # a counter beside 'model', for instance
         raise ValueError(_elsewhere(path, places))
     return {name: value for name, value in state.items() if isinstance(name, str)}, content
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all; its tensors as they are.
+
+    Raises:
+        UnwritableError: It cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _refusal(path: str, why: str) -> str:
@@ -145,8 +160,14 @@ def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:
     ``load_from`` is the checkpoint that was loaded on top of ``init_cfg``. It draws random numbers, for the layers that
     no file fills: call it where they are preserved.
     """
-    model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-    model.init_weights()
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # or MMEngine logs some lines for every parameter
+    try:
+        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
     if load_from:
         load_checkpoint(model, load_from, map_location='cpu', logger='silent')
     return model

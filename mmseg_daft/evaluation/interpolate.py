@@ -15,7 +15,6 @@ Writes curve.csv (mIoU with its interval for each alpha and set) and curve.png. 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,14 +75,10 @@ def _ends(args: argparse.Namespace, cfg: Config) -> tuple[LoadedModel, LoadedMod
 
 
 def _save(model: BaseSegmentor, path: Path, meta: dict[str, Any]) -> None:
-    import torch
+    from mmseg_daft.engine.checkpoints import write_checkpoint
 
-    from mmseg_daft.files import write_atomically
-
-    buffer = io.BytesIO()
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    torch.save(dict(meta=dict(interpolation=meta), state_dict=state), buffer)
-    write_atomically(path, buffer.getvalue())
+    write_checkpoint(path, dict(meta=dict(interpolation=meta), state_dict=state))
 
 
 def _interpolate(args: argparse.Namespace) -> None:

@@ -11,12 +11,11 @@ keeps weights and meta; its conversion is described in meta['bn_conversion'].
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmseg_daft import offline
-from mmseg_daft.files import refuse_unwritable, write_atomically
+from mmseg_daft.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from mmseg_daft.engine.convert_model import ConversionRecord
@@ -45,12 +44,10 @@ def _convert(args: argparse.Namespace) -> None:
     refuse_unwritable(args.out)
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; name another file, or replace it with --overwrite.')
-    import torch
-
     import mmseg_daft
 
     mmseg_daft.register()
-    from mmseg_daft.engine.checkpoints import read_checkpoint
+    from mmseg_daft.engine.checkpoints import read_checkpoint, write_checkpoint
     from mmseg_daft.engine.convert_model import RECORD
     from mmseg_daft.offline.start import read_start
 
@@ -60,9 +57,7 @@ def _convert(args: argparse.Namespace) -> None:
     if RECORD in content.get('meta', {}) or RECORD in runtime:
         raise SystemExit(f'{args.checkpoint} was converted already; convert the source model instead.')
     record = start.convert()
-    buffer = io.BytesIO()
-    torch.save(converted_content(content, start, record), buffer)
-    write_atomically(args.out, buffer.getvalue())
+    write_checkpoint(args.out, converted_content(content, start, record))
     print(record.summary())
     print(f'Written to {args.out}. Fine-tune from it with --cfg-options load_from={args.out} and without '
           'BNConversionHook.')

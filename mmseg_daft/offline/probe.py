@@ -12,12 +12,11 @@ validation images becomes the head of DIR/probe.pth, by default in work_dirs/CON
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmseg_daft.files import refuse_unwritable, write_atomically
+from mmseg_daft.files import refuse_unwritable
 from mmseg_daft.options import add_cfg_options
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     mmseg_daft.register()
     from mmseg_daft.core.random_state import seed_everything
-    from mmseg_daft.engine.checkpoints import pretrained_model
+    from mmseg_daft.engine.checkpoints import pretrained_model, write_checkpoint
     from mmseg_daft.engine.configs import read_config
     from mmseg_daft.engine.training_data import TargetLoader
 
@@ -85,10 +84,9 @@ def run(args: argparse.Namespace) -> int:
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(probe.weight))
         head.bias.copy_(torch.from_numpy(probe.bias))
-    buffer = io.BytesIO()
     meta = dict(probe=dict(strength=probe.strength, accuracy=probe.accuracy))
-    torch.save(dict(meta=meta, state_dict={name: tensor.cpu() for name, tensor in model.state_dict().items()}), buffer)
-    write_atomically(out, buffer.getvalue())
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    write_checkpoint(out, dict(meta=meta, state_dict=state))
     print(f'Best of 50 strengths: C={probe.strength:.3g}, accuracy on the validation images {probe.accuracy:.2f} %.')
     print(f'Written to {out}. Test it: mmseg-daft test {args.config} {out}')
     return 0

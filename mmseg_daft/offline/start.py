@@ -1,13 +1,11 @@
 """The pre-trained model and the training data of a config, without a runner."""
 
 import argparse
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, load_checkpoint
@@ -85,13 +83,7 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
 
 def _model(cfg: Config, checkpoint: str | None) -> tuple[BaseModel, bool]:
     if checkpoint is None:
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel(logging.WARNING)  # or MMEngine logs some lines for every parameter
-        try:
-            return pretrained_model(cfg, None), False
-        finally:
-            logger.setLevel(level)
+        return pretrained_model(cfg, None), False
     model_cfg = cfg.model.copy()
     for part in ('backbone', 'neck'):
         if model_cfg.get(part):
