@@ -32,6 +32,7 @@ from support.small_runs import CONFIGS, DAFT_VOC, FT_VOC, slim_down
 from torch.utils.data import DataLoader, Subset
 
 from mmseg_daft import cli
+from mmseg_daft.console import quiet
 
 CPU = torch.device('cpu')
 
@@ -115,7 +116,8 @@ def main() -> None:
         (folder / 'voc').mkdir()
         write_voc(folder / 'voc', 50, 50, args.images, tuple(args.image_size))
         if args.only != 'analyze':
-            start = made_start(folder, CPU, Sizes())
+            with quiet():
+                start = made_start(folder, CPU, Sizes())
             tables['Commands as processes, of the processor, VOC\'s DAFT config'] = measure.compare(
                 processes(folder, start), args.repeats, CPU, progress=False)
         if args.only != 'processes':

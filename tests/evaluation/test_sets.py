@@ -119,7 +119,7 @@ def test_coco_stuff_for_runs_on_voc(tmp_path, monkeypatch):
     assert len({one for one in into.values() if one != 'background'}) == 20
 
 
-@pytest.mark.parametrize('domain', ['day', 'dusk'])
+@pytest.mark.parametrize('domain', ['day', 'dusk', 'other_place'])
 def test_camvid(camvid_layout, monkeypatch, domain):
     monkeypatch.setenv('CAMVID_ROOT', str(camvid_layout))
     (name, config), = read_sets('camvid', [domain]).items()

@@ -49,9 +49,9 @@ def write_cityscapes(root: Path, train: int = 6, val: int = 2, size: tuple[int, 
 
 
 def write_camvid(root: Path, train: int = 6, val: int = 2, size: tuple[int, int] = (48, 64)) -> Path:
-    """Write CamVid's day and dusk; return ``root``."""
-    for domain in ('day', 'dusk'):
-        for part, count in (('train', train), ('val', val)):
+    """Write CamVid's recordings, the one of another place for tests alone; return ``root``."""
+    for domain in ('day', 'dusk', 'other_place'):
+        for part, count in (('train', train if domain != 'other_place' else 0), ('val', val)):
             for i in range(count):
                 write_pair(root / domain / 'images' / part / f'{i}.jpg', root / domain / 'labels' / part / f'{i}.png',
                            size, 11, i + 100 * len(part + domain))
