@@ -12,7 +12,7 @@ validation images becomes the head of DIR/probe.pth, by default in work_dirs/CON
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,14 +92,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def features(model: nn.Module, loader: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+def features(model: nn.Module, loader: Collection[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return what a classifier's head gets of all images, (N, channels), and their labels, (N,)."""
     import numpy as np
     import torch
+    from rich.progress import track
 
     found, labels = [], []
     with torch.no_grad():
-        for batch in loader:
+        for batch in track(loader, 'Features', total=len(loader), transient=True):
             data = model.data_preprocessor(batch)
             found.append(model.extract_feat(data['inputs'], stage='pre_logits').cpu().numpy())
             labels += [int(sample.gt_label) for sample in data['data_samples']]
@@ -121,6 +122,7 @@ def fit_probe(
     import warnings
 
     import numpy as np
+    from rich.progress import track
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -130,7 +132,7 @@ def fit_probe(
                          f'{num_classes} classes. A probe needs two classes at least; set model.head.num_classes.')
     mean, std = images.mean(), images.std()
     regression, best = LogisticRegression(max_iter=200, warm_start=True), None
-    for strength in np.logspace(-7, 2, 50):
+    for strength in track(np.logspace(-7, 2, 50), 'Strengths', transient=True):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', ConvergenceWarning)  # 200 steps are the authors', too
             regression.set_params(C=strength).fit((images - mean) / std, labels)
