@@ -8,7 +8,8 @@
 
 A shift is a start and a target domain. `run` trains each for 200 iterations with crops of 96, evaluates it on the
 target and on a domain that it has not seen, and measures the domain gap; what is finished stays finished. `read`
-gathers the numbers; `rule` tells how well what was measured before training foretells what the conversion brings.
+gathers the numbers; `rule` tells how well what was measured before training foretells what the conversion brings, and
+draws it beside the file.
 
 The rule that was written down before any of these was trained: convert where the linear read-out of the source's
 features is better than that with adapted statistics. Thresholds are fitted as well, always on the other shifts.
@@ -29,9 +30,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from rich.progress import track
 
+from mmseg_daft.analysis.figures import figure_style, save_figure
+from mmseg_daft.analysis.report import write_csv
 from mmseg_daft.console import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,20 +252,52 @@ def rules(cases: Sequence[Case], domain: str) -> list[dict[str, Any]]:
     return found
 
 
-def show_rules(path: Path) -> None:
-    """Print what each shift taught, and how the rules did."""
-    cases = read_cases(path)
-    print('shift                 half  read-outs   seen: conv  none frozen   unseen: conv  none frozen')
+def table_of_cases(cases: Sequence[Case]) -> str:
+    """Return a row for each shift, in Markdown: what was known before, and mIoU in each mode, means of the seeds."""
+    modes = ' | '.join(MODES)
+    lines = [f'| shift | half | read-out, % | its difference | seen: {modes} | unseen: {modes} |', f'|---|{"--:|" * 9}']
     for case in cases:
-        numbers = [f'{values[mode]:5.1f}' for values in (case.seen, case.unseen) for mode in MODES]
-        print(f'{case.name:22} {case.half}   {case.foretells["read-out of the source"]:4.0f} '
-              f'{case.foretells["difference of the read-outs"]:+5.1f}      {" ".join(numbers[:3])}         '
-              f'{" ".join(numbers[3:])}')
-    for title, some in (('all shifts', cases), ('second half', [case for case in cases if case.half == 2])):
-        for domain in ('seen', 'unseen') if len(some) > 2 else ():
-            print(f'\n{title}, mIoU on what is {domain}')
-            for row in rules(some, domain):
-                print(f'  {row["right"]:2} of {row["of"]} right, regret {row["regret"]:.2f}: {row["rule"]}')
+        known = case.foretells['read-out of the source'], case.foretells['difference of the read-outs']
+        numbers = [f'{values[mode]:.1f}' for values in (case.seen, case.unseen) for mode in MODES]
+        lines.append(f'| {case.name.replace("_", " → ")} | {case.half} | {known[0]:.0f} | {known[1]:+.1f} | '
+                     f'{" | ".join(numbers)} |')
+    return '\n'.join(lines)
+
+
+def table_of_rules(cases: Sequence[Case]) -> str:
+    """Return a row for each rule, in Markdown: right choices and regret, on seen and unseen images."""
+    lines = ['| rule | seen: right | regret | unseen: right | regret |', '|---|--:|--:|--:|--:|']
+    for seen, unseen in zip(rules(cases, 'seen'), rules(cases, 'unseen'), strict=True):
+        numbers = [f'{row["right"]} of {row["of"]} | {row["regret"]:.2f}' for row in (seen, unseen)]
+        lines.append(f'| {seen["rule"]} | {" | ".join(numbers)} |')
+    return '\n'.join(lines)
+
+
+def draw(cases: Sequence[Case]) -> Figure:
+    """Draw what the conversion brings against the difference of the read-outs."""
+    figure = Figure((6.4, 3.6), layout='constrained')
+    axis = figure.subplots()
+    for name, marker, face in (('seen', 'o', 'C0'), ('unseen', 's', 'none')):
+        axis.plot([case.foretells['difference of the read-outs'] for case in cases],
+                  [case.brings(name) for case in cases], linestyle='', marker=marker, markerfacecolor=face,
+                  markeredgecolor='C0' if name == 'seen' else 'C1', label=f'{name} domain')
+    axis.axhline(0, color='0.6', linewidth=0.8)
+    axis.axvline(0, color='0.6', linewidth=0.8)
+    axis.set(xlabel='read-out of the source features less that with adapted statistics, points',
+             ylabel='mIoU that the conversion brings')
+    axis.legend()
+    return figure
+
+
+def show_rules(path: Path) -> None:
+    """Print what each shift taught and how the rules did, in Markdown, and draw it beside the file."""
+    cases = read_cases(path)
+    print(table_of_cases(cases))
+    for title, some in (('All shifts', cases), ('The second half', [case for case in cases if case.half == 2])):
+        if len(some) > 2:
+            print(f'\n{title}:\n\n{table_of_rules(some)}')
+    with figure_style():
+        save_figure(draw(cases), path.parent, path.stem, ['png'])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -279,8 +315,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == 'run':
         run_all(shifts, args.seeds, args.folder, args.parallel)
     elif args.what == 'read':
-        from mmseg_daft.analysis.report import write_csv
-
         write_csv(args.out, COLUMNS, read_rows(args.folder, shifts))
     else:
         show_rules(args.csv)

@@ -44,6 +44,16 @@ def test_a_threshold_comes_from_the_other_shifts_alone(tmp_path):
     assert row['right'] < 4
 
 
+def test_tables_and_figure_hold_every_shift(tmp_path):
+    write(tmp_path / 'x.csv', [4, -2, 6, -1], [3, -5, 2, 1])
+    cases = shifts.read_cases(tmp_path / 'x.csv')
+    assert shifts.table_of_cases(cases).splitlines()[2] == (
+        '| s0 | 1 | 43 | +3.0 | 54.0 | 50.0 | 50.0 | 54.0 | 50.0 | 50.0 |')
+    assert '| always convert | 2 of 4 | 0.75 | 2 of 4 | 0.75 |' in shifts.table_of_rules(cases).splitlines()
+    for line in shifts.draw(cases).axes[0].lines[:2]:
+        assert [*zip(*line.get_data(), strict=True)] == [(3, 4), (-5, -2), (2, 6), (1, -1)]
+
+
 @pytest.mark.parametrize('name', ['lite0_noise', 'lite2_shapes-night', 'r18-day_dusk'])
 def test_a_shift_is_what_its_name_says(name, tmp_path):
     shift = shifts.SHIFTS[name]
