@@ -16,6 +16,7 @@ from support.classification import DAFT_CIFAR, small_classifier, write_classifie
 from support.small_runs import Probe, train
 from torch import nn
 
+from docs.write_digits import write as write_digit
 from mmseg_daft import cli
 from mmseg_daft.engine.convert_model import RECORD
 
@@ -213,5 +214,24 @@ def test_doctor_knows_a_classifier(make, tmp_path, capsys, config, says):
     assert cli.main(['doctor', str(tmp_path / 'config.py')]) == 0
     said = ' '.join(capsys.readouterr().out.split())
     assert says in said and 'tensors match (100%)' in said and 'loss ' in said and 'Ready.' in said
-    assert cli.main(['doctor', str(tmp_path / 'config.py'), '--cfg-options', 'model.head.num_classes=5']) == 1
-    assert 'and the head has 5 classes' in ' '.join(capsys.readouterr().out.split())
+    for option, problems in {'model.head.num_classes=5': ['and the head has 5 classes', 'head has num_classes=5, the'],
+                             'train_dataloader.dataset.data_root=nowhere': ['data_root nowhere of']}.items():
+        assert cli.main(['doctor', str(tmp_path / 'config.py'), '--cfg-options', option]) == 1
+        said = ' '.join(capsys.readouterr().out.split())
+        assert all(problem in said for problem in problems[:1 + ('CIFAR10' in says)])
+        assert 'on 2 images of noise, as the data cannot be used, at 32x32' in said and 'GB per GPU' in said
+
+
+def test_doctor_knows_mmpretrains_hooks_large_crops_and_splits_that_lack_a_class(tasks, tmp_path, capsys):
+    cfg = small_classifier('classification/ft_linear_efficientnet-lite0_b64-5e_digits-64x64.py', tmp_path, tasks)
+    cfg.train_dataloader.dataset.pipeline[1] = dict(type='RandomResizedCrop', scale=400)
+    cfg.default_hooks.visualization = dict(type='VisualizationHook', enable=False)  # of mmpretrain's own runtime
+    cfg.val_dataloader.dataset.data_root = str(tmp_path / 'digits')
+    for digit in range(9):
+        (tmp_path / 'digits' / 'val' / str(digit)).mkdir(parents=True)
+        write_digit(tmp_path / 'digits' / 'val', 0, digit, np.zeros((8, 8), np.uint8))
+    cfg.dump(tmp_path / 'config.py')
+    assert cli.main(['doctor', str(tmp_path / 'config.py')]) == 1
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'val: 9 images, labels 0-8 of 9 classes, and the head has 10. Fix: Set model.head.num_classes; where' in said
+    assert 'on 2 training images at 200x200' in said and said.endswith('1 problem would waste this run.')
