@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def read_config(
             while cause and not isinstance(cause, ModuleNotFoundError):
                 cause = cause.__cause__ or cause.__context__
             if cause:
-                extra = " Install it: pip install 'mmseg-daft[classification]'." if cause.name == 'mmpretrain' else ''
-                raise ConfigError(f'{path}: its custom_imports need {cause.name}, which is missing.{extra}') from error
+                extra = ": pip install 'mmseg-daft[classification]'" if cause.name.startswith('mmpretrain') else ''
+                raise ConfigError(f'{path}: its custom_imports need {cause.name}, which is missing{extra}.') from error
         raise ConfigError(f'{path} cannot be read. {line}{type(error).__name__}: {error}{fix}') from error
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
@@ -113,6 +113,13 @@ def hooks_of(cfg: Config) -> list[dict]:
 def hook_of(cfg: Config, name: str) -> dict | None:
     """Return the config of the hook of this type, or ``None``."""
     return next((hook for hook in hooks_of(cfg) if type_name(hook) == name), None)
+
+
+def length_of(cfg: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what a training counts, ``'epoch'`` or ``'iter'``, and how many of them it has."""
+    train_cfg = cfg.get('train_cfg') or {}
+    unit = 'epoch' if train_cfg.get('max_epochs') else 'iter'
+    return unit, train_cfg.get(f'max_{unit}s')
 
 
 def types_in(cfg: Any) -> Iterator[str]:
