@@ -15,6 +15,9 @@ from typing import Any
 
 from mmseg_daft.files import noted_checkpoint, tail
 
+PROBE = 'probe.pth'
+"""What ``mmseg-daft probe`` writes into its folder, whole or not at all."""
+
 
 class RunFailedError(RuntimeError):
     """A run failed; the message holds the end of its log."""
@@ -70,9 +73,9 @@ def seconds_per_iteration(work_dir: Path) -> float | None:
     return statistics.median(times[len(times) // 2:]) if times else None
 
 
-def final_metrics(work_dir: Path, iterations: int, metric: str) -> dict[str, float] | None:
-    """Return the metrics of the last validation after this many iterations, or ``None`` without one."""
-    found = [record for record in records(work_dir) if metric in record and record.get('step') == iterations]
+def final_metrics(work_dir: Path, number: int, metric: str) -> dict[str, float] | None:
+    """Return the metrics of the last validation after so many iterations (or epochs), or ``None`` without one."""
+    found = [record for record in records(work_dir) if metric in record and record.get('step') == number]
     return {key: value for key, value in found[-1].items() if isinstance(value, (int, float))} if found else None
 
 
@@ -90,15 +93,28 @@ def test_metrics(work_dir: Path, metric: str = 'mIoU') -> dict[str, float]:
     raise FileNotFoundError(f'{work_dir} holds no {metric}: has test.py run to its end?')
 
 
-def final_checkpoint(work_dir: Path, iterations: int) -> Path | None:
-    """Return the final checkpoint, once MMEngine has noted it as the last one."""
-    path = noted_checkpoint(work_dir)
-    return path if path and path.name == f'iter_{iterations}.pth' else None
+def final_checkpoint(work_dir: Path, final: str, best: str = '') -> Path | None:
+    """Return the model that counts, once the run is at its end.
+
+    ``final`` names the last checkpoint, which MMEngine has to have noted, or the probe's, which nothing notes; ``best``
+    is a pattern for the name of another one, that was best in a validation.
+    """
+    probe = work_dir / PROBE
+    path = (probe if probe.is_file() else None) if final == PROBE else noted_checkpoint(work_dir)
+    if path is None or path.name != final:
+        return None
+    return max(work_dir.glob(best), key=checkpoint_number, default=None) if best else path
+
+
+def checkpoint_number(path: Path) -> int:
+    """Return the iteration or the epoch in a checkpoint's name, 0 where there is none."""
+    number = path.stem.rpartition('_')[2]
+    return int(number) if number.isdigit() else 0
 
 
 def last_saved_iteration(work_dir: Path) -> int:
-    """Return the iteration of the newest ``iter_*.pth``, 0 without one."""
-    return max((int(path.stem[5:]) for path in work_dir.glob('iter_*.pth') if path.stem[5:].isdigit()), default=0)
+    """Return the iteration of the newest ``iter_*.pth``, or the epoch of the newest ``epoch_*.pth``, 0 without one."""
+    return max(map(checkpoint_number, [*work_dir.glob('iter_*.pth'), *work_dir.glob('epoch_*.pth')]), default=0)
 
 
 def conversion_summary(log: Path) -> list[str]:

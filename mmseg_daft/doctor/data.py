@@ -167,7 +167,7 @@ def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]
                 broken[path] = reason
     if missing:
         findings.append(fail(f'{len(missing)} files are missing: {some(sorted(missing))}.',
-                             'Restore them, or check img_suffix, seg_map_suffix and data_prefix.'))
+                             'Restore them, or check data_prefix, ann_file, img_suffix and seg_map_suffix.'))
     if broken:
         named = some([f'{path} ({reason})' for path, reason in broken.items()])
         findings.append(fail(f'{len(broken)} files cannot be read: {named}.', RESTORE))
@@ -175,11 +175,16 @@ def _check_files(dataset: Any, track: Callable) -> tuple[list[Finding], set[str]
 
 
 def _judge_classes(dataset: Any, head: dict) -> Finding:
-    """Compare the labels of whole images with the classes of a classifier's head."""
-    labels, n = set(dataset.get_gt_labels().tolist()), head.get('num_classes')
+    """Compare the labels of whole images, and the classes that they are of, with the classes of a classifier's head."""
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    labels = {int(label) for info in infos for label in np.atleast_1d(info['gt_label'])}
+    n, classes = head.get('num_classes'), dataset.metainfo.get('classes') or ()
     found = f'{_place(dataset)}: {len(dataset)} images, labels {ranges(sorted(labels))}'
     if n and labels - set(range(n)):
         return fail(f'{found}, and the head has {n} classes.', 'Set model.head.num_classes, or correct the labels.')
+    if n and classes and len(classes) != n:
+        return fail(f'{found} of {len(classes)} classes, and the head has {n}.', 'Set model.head.num_classes; where '
+                    'folders are the classes, each split needs all of them, or labels would differ.')
     return ok(found)
 
 

@@ -16,8 +16,8 @@ from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail,
 # Packages that install into the same folder: one of each line can be installed.
 RIVALS = (('mmcv', 'mmcv-lite', 'onedl-mmcv'), ('mmsegmentation', 'onedl-mmsegmentation'),
           ('mmengine', 'mmengine-lite', 'onedl-mmengine'))
-PACKAGES = ('torch', 'torchvision', 'numpy', *(name for rivals in RIVALS for name in rivals), 'setuptools', 'ftfy',
-            'regex')
+PACKAGES = ('torch', 'torchvision', 'numpy', *(name for rivals in RIVALS for name in rivals), 'mmpretrain',
+            'setuptools', 'ftfy', 'regex')
 INSTALL = {'mmcv': "pip install 'mmcv-lite>=2.1,<2.2'", 'mmengine': "pip install 'mmengine>=0.10.7'",
            'mmsegmentation': "pip install 'mmsegmentation>=1.2.2' ftfy regex"}
 # The parts of mmseg that call a compiled op of mmcv in training; FocalLoss does so only on GPUs.

@@ -29,7 +29,17 @@ from mmseg_daft.core.arguments import check_modules, part_to_convert
 from mmseg_daft.core.batch_norm import find_batch_norms, why_not_convertible
 from mmseg_daft.doctor.data import refuse_text
 from mmseg_daft.doctor.finding import Finding, Problem, Verdict, describe, fail, ok, warn
-from mmseg_daft.engine.configs import hook_of, hooks_of, kinds_in, misspelt_keys, read_config, type_name, types_in
+from mmseg_daft.engine.configs import (
+    hook_of,
+    hooks_of,
+    is_classifier,
+    kinds_in,
+    misspelt_keys,
+    read_config,
+    registered,
+    type_name,
+    types_in,
+)
 from mmseg_daft.engine.hooks.effective_batch_hook import batch_fix
 from mmseg_daft.engine.schedules import refuse_floor_above_rate, refuse_overwritten_rates, refuse_standstill
 from mmseg_daft.engine.training_data import leaf_datasets
@@ -72,10 +82,12 @@ def _custom_imports(cfg: Config) -> list[str]:
 
 
 def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
-    """Compare the decoders' classes with the data sets', and the label of padding with the one that losses ignore."""
+    """Compare the heads' classes with the data sets', and the label of padding with the one that losses ignore."""
     heads = {name: module for name, module in model.named_modules() if isinstance(module, BaseDecodeHead)}
     numbers = {name: head.num_classes for name, head in heads.items()
                if isinstance(head.num_classes, int) and not isinstance(head, STDCHead)}  # which learns boundaries
+    if is_classifier(cfg) and isinstance(number := getattr(model.head, 'num_classes', None), int):
+        numbers['head'] = number
     loaders: dict[int, list[str]] = {}
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for count in set(map(_number_of_classes, leaf_datasets(cfg[loader].dataset) if cfg.get(loader) else ())):
@@ -88,8 +100,9 @@ def check_classes(cfg: Config, model: nn.Module) -> Iterator[Finding]:
                    'it would learn the padding.', f'Set model.data_preprocessor.seg_pad_val={head.ignore_index}.')
               for name, head in heads.items() if pad not in (None, head.ignore_index)]
     listed = ', '.join(f'{name} {number}' for name, number in numbers.items())
-    yield from wrong or [ok(f'{listed}, as the data sets have; padding is ignored' if listed else
-                            "no decoder with mmseg's num_classes: not compared")]
+    told = 'as the data sets have' if set(loaders) - {0} else 'and no data set is configured with classes'
+    yield from wrong or [ok(f'{listed}, {told}{"; padding is ignored" if heads else ""}' if listed else
+                            'no head that tells num_classes: not compared')]
 
 
 def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
@@ -168,8 +181,7 @@ def _loop_of(cfg: Config) -> dict:
 
 
 def _class_of(registry: Registry, cfg: dict) -> type:
-    kind = cfg.get('type')
-    return (registry.get(kind) if isinstance(kind, str) else kind) or object
+    return registered(registry, cfg.get('type')) or object
 
 
 def check_hooks(cfg: Config) -> Iterator[Finding]:
@@ -180,7 +192,7 @@ def check_hooks(cfg: Config) -> Iterator[Finding]:
             failures.append(fail(f'There are {names.count(name)} {name}s.', 'Keep one, and list all modules in it.'))
     for hook in hooks_of(cfg):
         name = hook.get('type')
-        kind = HOOKS.get(name) if isinstance(name, str) else name
+        kind = registered(HOOKS, name)
         if kind is None:
             failures.append(fail(f'Hook {name} is not registered.', 'Check its spelling, and custom_imports.'))
         elif kind.__module__.startswith('mmseg_daft.'):
@@ -326,8 +338,8 @@ def optimizer_state_bytes(optimizer: Optimizer) -> float:
 
 def _number_of_classes(leaf: dict) -> int:
     """Return how many classes a data set's config, the file that it names, or its type has; 0 where none says."""
-    kind = DATASETS.get(leaf['type']) if isinstance(leaf['type'], str) else leaf['type']
-    classes = (leaf.get('metainfo') or {}).get('classes') or getattr(kind, 'METAINFO', {}).get('classes') or ()
+    metainfo = getattr(registered(DATASETS, leaf['type']), 'METAINFO', {})
+    classes = leaf.get('classes') or (leaf.get('metainfo') or {}).get('classes') or metainfo.get('classes') or ()
     if isinstance(classes, str) and Path(classes).is_file():
         classes = list_from_file(classes)
     refuse_text(classes)
@@ -339,9 +351,12 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _thinned(data: dict, stride: int) -> dict:
-    """Return a preprocessed batch with every ``stride``-th row and column of its images and labels."""
+    """Return a preprocessed batch with every ``stride``-th row and column of its images and label maps."""
     samples = []
     for sample in data['data_samples']:
+        if 'gt_sem_seg' not in sample:  # of a classifier
+            samples.append(sample)
+            continue
         label = sample.gt_sem_seg.data[..., ::stride, ::stride].contiguous()
         shape = dict(img_shape=tuple(label.shape[-2:]), pad_shape=tuple(label.shape[-2:]))
         samples.append(SegDataSample(gt_sem_seg=PixelData(data=label), metainfo={**sample.metainfo, **shape}))
@@ -350,13 +365,20 @@ def _thinned(data: dict, stride: int) -> dict:
 
 def _noise(cfg: Config, model: nn.Module, seed: int) -> dict:
     """Return a sample of the crop's size in place of a real one."""
-    crops = [transform['crop_size'] for transform in cfg.get('train_pipeline') or () if transform.get('crop_size')]
-    size = getattr(model.data_preprocessor, 'size', None) or (crops[-1] if crops else 512)
+    classifier, generator = is_classifier(cfg), torch.Generator().manual_seed(seed)
+    first = leaf_datasets(cfg.train_dataloader.dataset)[0]
+    pipeline = first.get('pipeline') if classifier else cfg.get('train_pipeline')
+    keys = ('crop_size', 'scale') if classifier else ('crop_size',)  # scale is the size that MMPretrain's resize to
+    crops = [step[key] for step in pipeline or () for key in keys if step.get(key)]
+    size = getattr(model.data_preprocessor, 'size', None) or (crops[-1] if crops else 224 if classifier else 512)
     h, w = (size, size) if isinstance(size, int) else size
-    generator = torch.Generator().manual_seed(seed)
+    channels = len(getattr(model.data_preprocessor, 'mean', range(3)))
+    image = torch.randint(0, 256, (channels, h, w), generator=generator, dtype=torch.uint8)
+    if classifier:
+        from mmpretrain.structures import DataSample  # which others do not need
+
+        return dict(inputs=image, data_samples=DataSample().set_gt_label(seed % getattr(model.head, 'num_classes', 2)))
     head = model.decode_head[-1] if isinstance(model.decode_head, nn.ModuleList) else model.decode_head
     label = torch.randint(0, getattr(head, 'num_classes', 2), (1, h, w), generator=generator)
     sample = SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(h, w), ori_shape=(h, w)))
-    channels = len(getattr(model.data_preprocessor, 'mean', range(3)))
-    image = torch.randint(0, 256, (channels, h, w), generator=generator, dtype=torch.uint8)
     return dict(inputs=image, data_samples=sample)

@@ -3,12 +3,12 @@
 import argparse
 import difflib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
+from mmengine.registry import Registry, init_default_scope
 
 _READ_ELSEWHERE = ('custom_imports', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg', 'find_unused_parameters',
                    'sync_bn', 'compile', 'activation_checkpointing')
@@ -38,6 +38,13 @@ def read_config(
         line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
         fix = ". For bases mmseg::…, pip install 'setuptools<82'." if 'pkg_resources' in str(error) else ''
         fix = '. Save it, and the bases that it names, as UTF-8.' if isinstance(error, UnicodeDecodeError) else fix
+        if 'import custom modules' in str(error):  # MMEngine's message does not say which module is missing
+            cause: BaseException | None = error
+            while cause and not isinstance(cause, ModuleNotFoundError):
+                cause = cause.__cause__ or cause.__context__
+            if cause:
+                extra = ": pip install 'mmseg-daft[classification]'" if cause.name.startswith('mmpretrain') else ''
+                raise ConfigError(f'{path}: its custom_imports need {cause.name}, which is missing{extra}.') from error
         raise ConfigError(f'{path} cannot be read. {line}{type(error).__name__}: {error}{fix}') from error
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
@@ -108,6 +115,13 @@ def hook_of(cfg: Config, name: str) -> dict | None:
     return next((hook for hook in hooks_of(cfg) if type_name(hook) == name), None)
 
 
+def length_of(cfg: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return what a training counts, ``'epoch'`` or ``'iter'``, and how many of them it has."""
+    train_cfg = cfg.get('train_cfg') or {}
+    unit = 'epoch' if train_cfg.get('max_epochs') else 'iter'
+    return unit, train_cfg.get(f'max_{unit}s')
+
+
 def types_in(cfg: Any) -> Iterator[str]:
     """Yield the names of all types in a nested config, and of its constructors."""
     return (type_name({'type': kind}) for kind in kinds_in(cfg))
@@ -122,6 +136,22 @@ def kinds_in(cfg: Any) -> Iterator[str | type]:
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
             yield from kinds_in(value)
+
+
+def registered(registry: Registry, kind: str | type) -> type | None:
+    """Return the class that a ``type`` stands for in the scope of the config that was read, ``None`` for none.
+
+    ``registry`` may be MMEngine's or any package's; a name in MMPretrain's is found from mmseg's as well.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as scoped:
+        return scoped.get(kind)
+
+
+def is_classifier(cfg: Config) -> bool:
+    """Return whether the model tells one class for an image, as MMPretrain's do, and not one for each pixel."""
+    return 'head' in cfg.model and 'decode_head' not in cfg.model
 
 
 def ignored_labels(cfg: Config) -> set[int]:

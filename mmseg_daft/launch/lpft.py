@@ -12,9 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mmseg_daft
 from mmseg_daft.files import noted_checkpoint, refuse_unwritable, tool
@@ -73,10 +71,10 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
         UnwritableError: Nothing can be written to the work directory.
         SystemExit: The final model would be missing, or at such a place.
     """
-    from mmseg_daft.engine.configs import hook_of, read_config
+    from mmseg_daft.engine.configs import hook_of, length_of, read_config
 
     cfg = read_config(config, options, import_modules=False, needs=NEEDED_TO_TRAIN)
-    unit, length = _length(cfg)
+    unit, length = length_of(cfg)
     if not isinstance(length, int) or length < 1:
         raise SystemExit(f'{config}: its train_cfg does not say how long it trains. Give it max_iters or max_epochs.')
     hook = {} if 'checkpoint' not in (cfg.get('default_hooks') or {}) else hook_of(cfg, 'CheckpointHook')
@@ -99,17 +97,10 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
     refuse_unwritable(work_dir / 'last_checkpoint')
 
 
-def _length(cfg: Mapping[str, Any]) -> tuple[str, Any]:
-    """Return what a training counts, and how many of them it has."""
-    train_cfg = cfg.get('train_cfg') or {}
-    unit = 'epoch' if train_cfg.get('max_epochs') else 'iter'
-    return unit, train_cfg.get(f'max_{unit}s')
-
-
 def _final_checkpoint(config: Path, options: list[str], work_dir: Path) -> Path | None:
     """Return a stage's last checkpoint, wherever it is and whatever its name, if that is of the training's end."""
     from mmseg_daft.engine.checkpoints import read_checkpoint
-    from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.engine.configs import length_of, read_config
 
     path = noted_checkpoint(work_dir)
     if path is None:
@@ -118,7 +109,7 @@ def _final_checkpoint(config: Path, options: list[str], work_dir: Path) -> Path 
         _, content = read_checkpoint(str(path))
     except ValueError:  # half-written
         return None
-    unit, length = _length(read_config(config, options, import_modules=False))
+    unit, length = length_of(read_config(config, options, import_modules=False))
     return path if content.get('meta', {}).get(unit) == length else None
 
 

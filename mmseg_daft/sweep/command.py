@@ -18,6 +18,9 @@ image selects: the runs of the steps train without a held-out tenth of the
 training images, and the mIoU on that tenth selects. Then the rates that won train
 on all training images, once per --report-seeds, and those runs alone are
 evaluated on the config's test set. Always by the final model, as in the paper.
+
+A classifier's rates are selected as in the paper, on the config's own validation
+images; so is the epoch whose model counts. LP is mmseg-daft probe, without rates.
 """
 
 from __future__ import annotations
@@ -66,23 +69,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seed, rate = at_least(0, 2**32 - 1), above(0)
     plan.add_argument('--fixed-head-lr', type=rate, default=DAFT_FIXED_HEAD, metavar='RATE',
                       help='head_lr in step 1 of two (default: 1.0)')
-    plan.add_argument('--held-out', type=above(0, below=1), default=0.1, metavar='PART',
-                      help='part of train that selects (default: 0.1)')
+    plan.add_argument('--held-out', type=above(0, below=1), metavar='PART',
+                      help="part of train that selects, not for classifiers (default: 0.1)")
     plan.add_argument('--held-out-by', choices=('image', 'folder', 'block'), default='',
                       help='which images are held out together (default: cities of Cityscapes, a stretch of a CamVid '
                       'recording, else single images)')
-    plan.add_argument('--held-out-seed', type=at_least(0), default=0, metavar='N',
-                      help='selects the part (default: 0)')
+    plan.add_argument('--held-out-seed', type=at_least(0), metavar='N', help='selects the part (default: 0)')
     plan.add_argument('--select-seeds', type=seed, nargs='+', default=[0], metavar='N',
                       help='a rate counts by its mean over these (default: 0)')
     plan.add_argument('--report-seeds', type=seed, nargs='+', default=[0, 1, 2], metavar='N',
                       help='of the reported runs (default: 0 1 2)')
     plan.add_argument('--gpus-per-run', type=at_least(0), default=1, metavar='N',
                       help='of one machine; they share the batch. 0: the CPU (default: 1)')
-    plan.add_argument('--metric', default='mIoU', help='selects and is reported; larger is better (default: mIoU)')
+    plan.add_argument('--metric', help='selects and is reported; larger is better (default: mIoU, for classifiers '
+                      'accuracy/top1)')
     plan.add_argument('--cfg-options', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='for all runs')
     plan.add_argument('--probe', type=at_least(1), default=0, metavar='N',
-                      help='train each method for N iterations first, to estimate the GPU hours')
+                      help='train each method for N iterations (or epochs, if configs count these) first, to estimate '
+                      'the GPU hours')
     for command, title in ((plan, 'where the --probe trains, and the run that comes next'), (run, 'where it trains')):
         where = command.add_argument_group(title)
         where.add_argument('--executor', choices=('slurm', 'local', 'debug'),
@@ -121,19 +125,22 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     """Fix what is swept, and show it."""
     given = [word for name in ('executor', 'parallel', 'hours', 'slurm') if (value := getattr(args, name))
              for word in (f'--{name}', *map(str, value if isinstance(value, list) else [value]))]
-    read_sweep(args, 0)  # what is misspelt is said at once
+    read_sweep(args, 0, '')  # what is misspelt is said at once
     executor = executor_of(args, args.gpus_per_run) if args.probe else None
     refuse_unwritable(args.folder / 'sweep.json')
     mmseg_daft.register()
     from rich.progress import Progress
 
-    from mmseg_daft.sweep.plan import freeze, probe, read
+    from mmseg_daft.sweep.plan import freeze, probe, read, shape_of
     from mmseg_daft.sweep.results import plan_table
 
     configs = dict(word.split('=', 1) for word in args.methods)
-    iterations = read(next(iter(configs.values())), args.cfg_options).train_cfg.max_iters
-    folder = SweepFolder(args.folder, read_sweep(args, iterations), configs, args.held_out, args.held_out_by,
-                         args.held_out_seed, args.cfg_options, args.gpus_per_run, revision(CODE), str(Path.cwd()))
+    first = next(iter(configs.values()))
+    shape = shape_of(first, read(first, args.cfg_options))
+    sweep = read_sweep(args, shape.pop('iterations'), shape['validation'])
+    held_out = 0 if shape['validation'] else args.held_out or 0.1
+    folder = SweepFolder(args.folder, sweep, configs, held_out, args.held_out_by, args.held_out_seed or 0,
+                         args.cfg_options, args.gpus_per_run, revision(CODE), str(Path.cwd()), **shape)
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
         for part in ('configs', 'split'):
             shutil.rmtree(args.folder / part, ignore_errors=True)
@@ -141,7 +148,8 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     folder.save()
     if executor:
         with Progress(console=console) as progress:
-            bars = {method: progress.add_task(f'probe of {method}', total=args.probe) for method in configs}
+            total = args.probe * sweep.iterations // folder.length[1]
+            bars = {method: progress.add_task(f'probe of {method}', total=total) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
     console.print(*plan_table(folder), sep='\n')
     words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])
@@ -241,9 +249,15 @@ def collect(args: argparse.Namespace, console: Console) -> int:
     return 1 if write_results(SweepFolder.load(args.folder), console, args.evaluation) else 0
 
 
-def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
-    """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept."""
-    known = protocols(args.start, args.fixed_head_lr, args.search, args.grids_of)
+def read_sweep(args: argparse.Namespace, iterations: int, validation: str) -> Sweep:
+    """Return what the command line of ``plan`` describes; raise ``SystemExit`` where that cannot be swept.
+
+    ``iterations`` and ``validation`` are what the configs say, as in ``SweepFolder``; the latter of a classifier.
+    """
+    if validation and (args.held_out or args.held_out_by or args.held_out_seed is not None):
+        raise SystemExit("--held-out: a classifier's rates are selected on the validation images of its config, as in "
+                         'the paper. Leave it out.')
+    known = protocols(args.start, args.fixed_head_lr, args.search, args.grids_of, bool(validation))
     chosen, configs = {}, {}
     for word in args.methods:
         name, _, config = word.partition('=')
@@ -263,6 +277,9 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         place, _, values = word.partition('=')
         name, _, number = place.partition('.')
         steps = list(chosen[name].steps) if name in chosen else []
+        if steps and chosen[name].is_probe:
+            raise SystemExit(f'--grid {word}: LP of a classifier is a logistic regression, which has no rate. Leave it '
+                             'out.')
         if number not in map(str, range(1, len(steps) + 1)):
             raise SystemExit(f'--grid {word}: write NAME.STEP=RATE,… of a --method, such as ft.1=0.1,0.01')
         index = int(number) - 1
@@ -275,7 +292,8 @@ def read_sweep(args: argparse.Namespace, iterations: int) -> Sweep:
         steps[index] = dataclasses.replace(steps[index], grid=rates)
         chosen[name] = dataclasses.replace(chosen[name], steps=tuple(steps))
     try:
-        return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds), args.metric, iterations)
+        return Sweep(chosen, tuple(args.select_seeds), tuple(args.report_seeds),
+                     args.metric or ('accuracy/top1' if validation else 'mIoU'), iterations)
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

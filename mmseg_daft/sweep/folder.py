@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mmseg_daft.files import read_json, tool, write_atomically
-from mmseg_daft.run_output import final_checkpoint
+from mmseg_daft.run_output import PROBE, final_checkpoint
 from mmseg_daft.sweep.protocol import (
     RATES,
     REPORT,
@@ -218,6 +218,8 @@ class SweepFolder:
     gpus_per_run: int = 1  # processes of each run, on one machine; 0 trains on the CPU
     revision: str = ''  # of the code, when planned
     directory: str = '.'  # where plan was started: relative paths in the configs start there
+    epochs: int = 0  # of each run, where the configs count these
+    validation: str = ''  # the configs' images that select where none are held out: val, or test where val is the same
 
     def __post_init__(self) -> None:
         if re.search(r'[\s,"\'\[\]()]', str(self.path.resolve())):
@@ -235,7 +237,8 @@ class SweepFolder:
     def save(self) -> None:
         """Write ``sweep.json``; raise ``SystemExit`` where the folder holds another sweep."""
         file, content = self.path / 'sweep.json', dict(asdict(self), sweep=self.sweep.to_json())
-        del content['path']
+        for key in ('path', *(new for new in ('epochs', 'validation') if not content[new])):  # as before 0.2
+            del content[key]
         before = read_json(file)  # where the same sweep is there, it changes only if its directory has moved
         if before and Path(before.get('directory', '.')).is_dir():
             content |= {key: before[key] for key in PLANNED_AT if key in before}
@@ -250,13 +253,46 @@ class SweepFolder:
         kind = REPORT if stage == REPORT else f'select{UNCONVERTED if stage.endswith(UNCONVERTED) else ""}'
         return self.path.resolve() / 'configs' / f'{method}-{kind}.py'
 
+    @property
+    def selecting_images(self) -> str:
+        """Whose images select, in words."""
+        return {'': 'held-out images', 'val': 'validation images', 'test': 'test images'}[self.validation]
+
+    @property
+    def length(self) -> tuple[str, int]:
+        """What a run counts, ``'epoch'`` or ``'iter'``, and how many of them it has."""
+        return ('epoch', self.epochs) if self.epochs else ('iter', self.sweep.iterations)
+
+    def ending(self, run: Run, number: int = 0) -> dict[str, Any]:
+        """Return what ``run.json`` says of a run's end, nothing where the last iteration's model is validated.
+
+        Args:
+            run: The run.
+            number: After how many iterations or epochs it ends, 0 for as many as a sweep's.
+        """
+        unit, length = self.length
+        final = f'{unit}_{number or length}.pth'
+        if self.sweep.methods[run.method].is_probe:
+            return dict(final=PROBE)
+        if not self.validation:
+            return dict(final=final) if self.epochs else {}
+        best = f'best_{self.sweep.metric.replace("/", "_")}_{unit}_*.pth'
+        return dict(final=final, best=best, **dict(tests=True) if run.stage == REPORT else {})
+
     def train_command(self, run: Run, work_dir: Path, start: Path | None) -> list[str]:
         """Return the command that trains a run from its start: a checkpoint, if it starts from another run."""
+        if self.sweep.methods[run.method].is_probe:
+            return [sys.executable, tool('probe.py'), str(self.frozen_config(run.method, run.stage)),
+                    '--work-dir', str(work_dir), '--cfg-options', f'randomness.seed={run.seed}']
         options = [*(f'optim_wrapper.paramwise_cfg.{rate}={rate_text(getattr(run, rate))}' for rate in RATES),
                    f'randomness.seed={run.seed}']
         if start is not None:
             options += ['model.init_cfg.type=Pretrained', f'model.init_cfg.checkpoint={start}', 'load_from=None']
         return [*self._command('train', run, '--work-dir', str(work_dir)), '--cfg-options', *options]
+
+    def test_command(self, run: Run, work_dir: Path) -> list[str]:
+        """Return the command that evaluates a run, to be ended by its checkpoint."""
+        return self._command('test', run, '--work-dir', str(work_dir))
 
     def _command(self, name: str, run: Run, *words: str) -> list[str]:
         command = [tool(f'{name}.py'), str(self.frozen_config(run.method, run.stage)), *words]
@@ -272,7 +308,8 @@ class SweepFolder:
             raise SystemExit(f'The sweep was planned in {self.directory}, which is gone: give the plan command again, '
                              'in the directory where its relative paths now start.')
         if run.start is not None:
-            start = final_checkpoint(self.run_folder(run.start).work_dir, self.sweep.iterations)
+            ending = {'final': f'iter_{self.sweep.iterations}.pth', **self.ending(run.start)}
+            start = final_checkpoint(self.run_folder(run.start).work_dir, ending['final'], ending.get('best', ''))
             if start is None:
                 raise SystemExit(f'{run.start.name} has a result, but its final checkpoint is gone, and {run.name} '
                                  'starts from it. Remove the result.json there to train it again.')
@@ -281,7 +318,7 @@ class SweepFolder:
             'metric': self.sweep.metric, 'config': self.configs[run.method], 'revision': self.revision,
             'gpus': self.gpus_per_run, 'directory': self.directory, 'code': str(CODE),
             'command': self.train_command(run, folder.work_dir, start),
-            'test_command': self._command('test', run, '--work-dir', str(folder.path / 'test'))})
+            'test_command': self.test_command(run, folder.path / 'test'), **self.ending(run)})
         return folder
 
     def look(self, queue: set[str] | None, executor: str = 'slurm') -> Decision:

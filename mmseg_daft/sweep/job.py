@@ -28,8 +28,8 @@ SIGNAL = signal.SIGUSR2
 PATIENCE = 240  # seconds for saving a checkpoint: less than Slurm gives before the end of a job
 AGAIN = 5  # seconds between two signals: one that comes while a process starts is lost
 LAST = 60  # seconds that killed processes get to be gone
-PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmengine', 'onedl-mmengine', 'mmcv', 'mmcv-lite',
-            'numpy', 'mmseg-daft')
+PACKAGES = ('torch', 'mmsegmentation', 'onedl-mmsegmentation', 'mmpretrain', 'mmengine', 'onedl-mmengine', 'mmcv',
+            'mmcv-lite', 'numpy', 'mmseg-daft')
 JOB_NAME = 'sweep-'
 
 
@@ -87,19 +87,21 @@ class TrainJob:
     def _train(self, run: RunFolder, lock: int) -> str:
         described = run.description()
         iterations, metric = described['iterations'], described['metric']
+        ending = described.get('final', f'iter_{iterations}.pth'), described.get('best', '')
         mend_last_checkpoint(run.work_dir)
         self.attempt = run.begin_attempt(_job_id(), output.last_saved_iteration(run.work_dir), self.ticket)
         if 'code' in described:
             run.note(self.attempt, revision=revision(Path(described['code'])))
         try:
             status = 0
-            if output.final_checkpoint(run.work_dir, iterations) is None:
+            if output.final_checkpoint(run.work_dir, *ending) is None:
                 goes_on = ['--resume'] * (run.work_dir / 'last_checkpoint').is_file()
                 status = self._execute(run, [*described['command'], *goes_on], lock)
-            checkpoint = output.final_checkpoint(run.work_dir, iterations)
-            metrics = output.final_metrics(run.work_dir, iterations, metric)
+            checkpoint, metrics = output.final_checkpoint(run.work_dir, *ending), None
+            if checkpoint and not described.get('tests'):
+                metrics = output.final_metrics(run.work_dir, output.checkpoint_number(checkpoint), metric)
             tested = checkpoint is not None and metrics is None
-            if tested:  # the end came between the last iteration and its validation
+            if tested:  # on images of its own, or the end came between the last iteration and its validation
                 status = self._execute(run, [*described['test_command'], str(checkpoint)], lock)
                 with suppress(FileNotFoundError):
                     metrics = output.test_metrics(run.path / 'test', metric)

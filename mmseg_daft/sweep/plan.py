@@ -1,7 +1,7 @@
 """What ``plan`` makes of the configs: frozen ones, held-out images that select, and a timing.
 
-Each method has one that is reported and one that selects by the held-out part of the training images; where a step
-trains without the method's conversion, one more for this step.
+Each method has one that is reported and one that selects by the held-out part of the training images, or, of a
+classifier, by the config's own validation images; where a step trains without the method's conversion, one more for it.
 """
 
 import copy
@@ -16,12 +16,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, PARAM_SCHEDULERS
+from torch import nn
 
-from mmseg_daft.engine.configs import hook_of, hooks_of, read_config, type_name
+from mmseg_daft.engine.configs import hook_of, hooks_of, is_classifier, length_of, read_config, registered, type_name
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
-from mmseg_daft.run_output import final_checkpoint, iterations_done
+from mmseg_daft.run_output import iterations_done
 from mmseg_daft.sweep.folder import RunFolder, SweepFolder
 from mmseg_daft.sweep.job import Executor
 from mmseg_daft.sweep.protocol import REPORT, Run, rate_text
@@ -35,11 +36,32 @@ MEASURED = {'mIoU': ('aAcc', 'mIoU', 'mAcc'), 'mDice': ('aAcc', 'mDice', 'mAcc')
 def read(path: str, options: list[str]) -> Config:
     """Read a method's config with the sweep's options, as ``read_config``; raise ``SystemExit`` if it is not whole."""
     cfg = read_config(path, options, needs=NEEDED)
-    iterations = (cfg.get('train_cfg') or {}).get('max_iters')
-    if not isinstance(iterations, int) or iterations < 1:
-        raise SystemExit(f"{path}: a sweep counts in iterations. Give it train_cfg = dict(type='IterBasedTrainLoop', "
-                         'max_iters=…, val_interval=…), and schedules with by_epoch=False.')
+    unit, number = length_of(cfg)
+    if not isinstance(number, int) or number < 1:
+        raise SystemExit(f'{path}: a sweep has to know how long a run is. Give train_cfg.max_iters, or max_epochs, a '
+                         f'whole number of at least 1 (max_{unit}s is {number}).')
     return cfg
+
+
+def shape_of(path: str, cfg: Config) -> dict[str, Any]:
+    """Return what a config says of all runs of its sweep: iterations, epochs and validation, as in ``SweepFolder``.
+
+    Raises:
+        SystemExit: It counts epochs, and its training data cannot be read.
+    """
+    unit, number = length_of(cfg)
+    if unit == 'iter':
+        return dict(iterations=number, epochs=0, validation=validation_of(cfg))
+    with _building(path, 'train_dataloader'):
+        an_epoch = len(Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=0))
+    return dict(iterations=number * an_epoch, epochs=number, validation=validation_of(cfg))
+
+
+def validation_of(cfg: Config) -> str:
+    """Return whose images select, as in ``SweepFolder``."""
+    if not is_classifier(cfg):
+        return ''
+    return 'test' if cfg.val_dataloader.dataset == cfg.test_dataloader.dataset else 'val'
 
 
 def freeze(folder: SweepFolder) -> None:
@@ -55,14 +77,21 @@ def freeze(folder: SweepFolder) -> None:
         check(folder, method, cfg)
         prepare(folder, cfg)
         check_types(named, cfg)
-        check_model(named, cfg)
+        check_model(named, cfg, folder.sweep.methods[method].is_probe)
         report = copy.deepcopy(cfg)
-        report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
-        select_by_held_out(folder, cfg)
+        if folder.validation:
+            test_on_validation(cfg)
+        else:
+            report.val_dataloader, report.val_evaluator = report.test_dataloader, report.test_evaluator
+            select_by_held_out(folder, cfg)
         for frozen, evaluated in ((report, 'test_dataloader'), (cfg, 'val_dataloader')):
             for part in ('train_dataloader', evaluated):
                 with _building(named, part):
                     Runner.build_dataloader(frozen[part], seed=0)
+        domains = (report.get('test_cfg') or {}).get('domains') or {}  # DomainsTestLoop's, read once all is trained
+        for domain in (report.test_cfg.get('only') or domains) if domains else ():
+            with _building(named, f'test_cfg.domains.{domain}'):
+                DATASETS.build(domains[domain])
         frozen_configs = {REPORT: report} | {
             stage: cfg if step.converted else without_conversion(named, cfg)
             for stage, step in folder.sweep.methods[method].stages().items()}
@@ -80,10 +109,20 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
         measured = metrics_of(cfg[part])
         if measured is not None and sweep.metric not in measured:
             raise SystemExit(f'{path}: its {part} measures {", ".join(sorted(measured))}, and {sweep.metric} selects: '
-                             'add it to iou_metrics or name another one by --metric.')
-    if cfg.train_cfg.max_iters != sweep.iterations:
-        raise SystemExit(f'{path}: trains for {cfg.train_cfg.max_iters} iterations, the others for {sweep.iterations}.')
-    lowest = min([rate for step in protocol.steps for rate in step.grid] + [r for r in protocol.fixed.values() if r])
+                             'let it measure that, too (iou_metrics, topk), or name another one by --metric.')
+    (unit, number), (other, wanted) = length_of(cfg), folder.length
+    words = dict(iter='iterations', epoch='epochs')
+    if (unit, number) != (other, wanted):
+        raise SystemExit(f'{path}: trains for {number} {words[unit]}, the others for {wanted} {words[other]}.')
+    if validation_of(cfg) != folder.validation:
+        raise SystemExit(f'{path}: it is another task than the first method, or validates on other images. Name '
+                         'configs of one task.')
+    saving = hook_of(cfg, 'CheckpointHook')
+    if saving and saving.get('by_epoch', True) != (unit == 'epoch'):
+        raise SystemExit(f'{path}: it trains for {words[unit]}, and its CheckpointHook counts others. Set '
+                         f'default_hooks.checkpoint.by_epoch={unit == "epoch"}.')
+    lowest = min([rate for step in protocol.steps if step.rates for rate in step.grid]
+                 + [rate for rate in protocol.fixed.values() if rate], default=float('inf'))
     schedules = cfg.get('param_scheduler') or []
     schedules = [schedules] if isinstance(schedules, dict) else schedules
     floor = max((schedule.get('eta_min') or 0 for schedule in schedules), default=0)
@@ -122,13 +161,13 @@ def check_types(path: str, cfg: Config) -> None:
     for registry, parts in ((HOOKS, hooks_of(cfg)), (LOOPS, [cfg.train_cfg]), (METRICS, evaluators),
                             (PARAM_SCHEDULERS, [schedules] if isinstance(schedules, dict) else schedules)):
         for part in parts:
-            if 'metrics' not in part and isinstance(part.get('type'), str) and registry.get(part['type']) is None:
+            if 'metrics' not in part and part.get('type') and registered(registry, part['type']) is None:
                 raise SystemExit(f'{path}: there is no {registry.name} {part["type"]}. Is it misspelt, or its module '
                                  'missing in custom_imports?')
 
 
-def check_model(path: str, cfg: Config) -> None:
-    """Raise ``SystemExit`` where a config's model or its optimizer cannot be built."""
+def check_model(path: str, cfg: Config, probe: bool = False) -> None:
+    """Raise ``SystemExit`` where a config's model or its optimizer cannot be built, or a probe has no linear head."""
     model, wrapper = copy.deepcopy(cfg.model), copy.deepcopy(cfg.optim_wrapper)
     if cfg.get('data_preprocessor'):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -139,6 +178,9 @@ def check_model(path: str, cfg: Config) -> None:
         built = MODELS.build(model)
     with _building(path, 'optim_wrapper'):
         build_optim_wrapper(built, wrapper)
+    if probe and not isinstance(getattr(built.head, 'fc', None), nn.Linear):
+        raise SystemExit(f'{path}: LP of a classifier is mmseg-daft probe, which needs a LinearClsHead, not '
+                         f'{type(built.head).__name__}.')
 
 
 @contextmanager
@@ -146,14 +188,19 @@ def _building(path: str, part: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # what a part refuses can be of any type
-        what = str(error.args[0] if error.args else repr(error)).rstrip('.')
+        told = error.args and not isinstance(error, OSError)  # whose first argument is a number
+        what = (str(error.args[0]) if told else str(error) or repr(error)).rstrip('.')
         raise SystemExit(f'{path}: its {part} cannot be built: {what}. mmseg-daft doctor {path} says more.') from error
 
 
 def metrics_of(evaluator: Any) -> set[str] | None:
-    """Return what an evaluator measures, ``None`` where it holds another metric than mmseg's IoUMetric."""
+    """Return what an evaluator measures, ``None`` where it holds others than IoUMetric and Accuracy."""
     found: set[str] = set()
     for part in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        if type_name(part) == 'Accuracy' and not isinstance(part.get('thrs'), (list, tuple)):
+            topk = part.get('topk', 1)
+            found |= {f'{part.get("prefix") or "accuracy"}/top{k}' for k in ([topk] if isinstance(topk, int) else topk)}
+            continue
         if type_name(part) != 'IoUMetric':
             return None
         prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
@@ -166,11 +213,18 @@ def metrics_of(evaluator: Any) -> set[str] | None:
 
 
 def prepare(folder: SweepFolder, cfg: Config) -> None:
-    """Let a config validate at its end alone, carry a sweep's hooks, keep to its work directory, divide its batch."""
-    cfg.train_cfg.val_interval = folder.sweep.iterations
-    for other in ('val_begin', 'dynamic_intervals'):
-        cfg.train_cfg.pop(other, None)
+    """Let a config validate as a sweep needs it, carry its hooks, keep to its work directory, divide its batch."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if folder.validation:  # as often as the config says: the best model counts
+        if hook_of(cfg, 'CheckpointHook') is None:
+            hooks.checkpoint = dict(type='CheckpointHook', by_epoch=bool(folder.epochs))
+        hook_of(cfg, 'CheckpointHook').update(save_best=folder.sweep.metric, rule='greater')
+    else:  # at the end alone, where the final model counts
+        cfg.train_cfg.val_interval = folder.length[1]
+        for other in ('val_begin', 'dynamic_intervals'):
+            cfg.train_cfg.pop(other, None)
+    if folder.epochs and (logger := hook_of(cfg, 'LoggerHook')):
+        logger.log_metric_by_epoch = True  # the job looks for an epoch's
     present = {type_name(hook) for hook in hooks_of(cfg)}
     hooks.update({name: dict(type=hook) for name, hook in ADDED.items() if hook not in present})
     if conversion := hook_of(cfg, 'BNConversionHook'):
@@ -185,6 +239,12 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
     if size % gpus:
         raise SystemExit(f'{size} images cannot be shared by {gpus} GPUs: name a divisor by --gpus-per-run.')
     cfg.train_dataloader.batch_size = size // gpus
+
+
+def test_on_validation(cfg: Config) -> None:
+    """Let a config test on its validation images, and on nothing else."""
+    cfg.test_dataloader, cfg.test_evaluator = copy.deepcopy(cfg.val_dataloader), copy.deepcopy(cfg.val_evaluator)
+    cfg.test_cfg = ConfigDict(type='TestLoop')
 
 
 def select_by_held_out(folder: SweepFolder, cfg: Config) -> None:
@@ -273,23 +333,26 @@ def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'im
 
 
 def probe(folder: SweepFolder, executor: Executor, iterations: int, progress: Callable[[str, int], None]) -> None:
-    """Train each method for a few iterations, with its conversion and its validation, and write ``probe.json``.
+    """Train each method a little, with its conversion and its validation, and write ``probe.json``.
 
-    ``progress`` is called with the method and its iterations so far, again and again. A failure is a ``SystemExit``.
+    That is for a few iterations, or for as many epochs where the configs count these. ``progress`` is called with the
+    method and its iterations so far, again and again. A failure is a ``SystemExit``.
     """
-    timings, places = {}, {}
+    timings, places, unit, length = {}, {}, *folder.length
+    number, iterations = iterations, iterations * folder.sweep.iterations // length
     for method in folder.sweep.order():
         protocol = folder.sweep.methods[method]
         rates = {**protocol.fixed, **dict.fromkeys(protocol.steps[0].rates, protocol.steps[0].grid[0])}
         run = Run(method, 'step1', seed=folder.sweep.select_seeds[0], **rates)
-        place = places[method] = RunFolder(folder.path.resolve() / 'probe' / f'{method}-{iterations}')
+        place = places[method] = RunFolder(folder.path.resolve() / 'probe' / f'{method}-{number}')
         base = protocol.starts_from
-        start = final_checkpoint(places[base].work_dir, iterations) if base else None
+        start = Path(places[base].result()['checkpoint']) if base else None
         command = [*folder.train_command(run, place.work_dir, start),
-                   f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}',
-                   f'default_hooks.checkpoint.interval={iterations}', 'default_hooks.logger.interval=1']
-        place.describe(dict(command=command, test_command=[], iterations=iterations, metric=folder.sweep.metric,
-                            directory=folder.directory))
+                   f'train_cfg.max_{unit}s={number}', f'train_cfg.val_interval={number}',
+                   f'default_hooks.checkpoint.interval={number}', 'default_hooks.logger.interval=1']
+        place.describe(dict(command=command, test_command=folder.test_command(run, place.path / 'test'),
+                            iterations=iterations, metric=folder.sweep.metric, directory=folder.directory,
+                            **folder.ending(run, number)))
         if place.result() is None:
             executor.submit([place])
         while (result := place.result()) is None:
@@ -301,7 +364,7 @@ def probe(folder: SweepFolder, executor: Executor, iterations: int, progress: Ca
         progress(method, iterations)
         if result['diverged']:
             raise SystemExit(f'The probe of {method} diverged; see {place.log}')
-        seconds = result['seconds_per_iteration']
+        seconds = result['seconds_per_iteration'] or 0.0  # none of a classifier's LP, which takes no steps
         timings[method] = dict(seconds_per_iteration=seconds, iterations=iterations,
                                seconds_around=max(0.0, result['seconds'] - iterations * seconds))
     write_atomically(folder.path / 'probe.json', timings)

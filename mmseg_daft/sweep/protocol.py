@@ -48,6 +48,11 @@ class Protocol:
     fixed: Mapping[str, float] = field(default_factory=dict)  # the rates that no step before has swept
     starts_from: str | None = None  # the method whose final model this one starts from
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is a logistic regression, which has no rates and finds its strength by itself."""
+        return not self.steps[0].rates
+
     def stages(self) -> dict[str, Step]:
         """Return the steps by the names of their stages."""
         return {f'step{number}{"" if step.converted else UNCONVERTED}': step
@@ -131,9 +136,17 @@ class Sweep:
                    content['iterations'])
 
 
+PROBE = Protocol((Step((), (0.0,)),), dict.fromkeys(RATES, 0.0))
+"""LP of a classifier: one run per seed."""
 DAFT_FIXED_HEAD = 1.0
 BASELINES = ('frozen-statistics', 'frozen-bn', 'l2-sp', 'spd', 'averaging', 'layer-decay', 'surgical', 'batch-renorm')
 """Methods that are not the paper's, each FT with one change (configs/baselines)."""
+PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
+         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT',
+         'two-rates': 'two rates', 'frozen-statistics': 'frozen statistics', 'frozen-bn': 'frozen batch norm',
+         'l2-sp': 'L2-SP', 'spd': 'SPD', 'averaging': 'weight averaging', 'layer-decay': 'layer-wise decay',
+         'surgical': 'surgical fine-tuning', 'batch-renorm': 'Batch Renormalization'}
+"""The methods' names in the paper, in its order; those from two rates on are not in it."""
 STARTS = ('moco', 'clip', 'swav')
 SEARCHES = ('paper', 'released')
 GRIDS: dict[str, dict[str, dict[str, list[float]]]] = json.loads(Path(__file__).with_name('grids.json').read_text())
@@ -142,18 +155,19 @@ GRIDS: dict[str, dict[str, dict[str, list[float]]]] = json.loads(Path(__file__).
 
 def protocols(
     start: str = 'moco', fixed_head: float = DAFT_FIXED_HEAD, search: str = 'paper', grids: str = 'paper',
+    probe: bool = False,
 ) -> dict[str, Protocol]:
     """Return the protocol of every method that has configs here, by name.
 
     ``start`` is the pre-trained model and ``grids`` the data set, on both of which rates depend; ``fixed_head`` is the
     first step's ``head_lr``. ``search`` is the paper's, where all steps of a method train alike, or that of the
     authors' files: DAFT's first step trains without the conversion, as integrated LP-FT does, which has no second step
-    there; and FT + conversion tries the rates of that first step.
+    there; and FT + conversion tries the rates of that first step. With ``probe``, LP is ``PROBE``.
     """
     parts = GRIDS['paper']['all'], GRIDS['paper'][start], GRIDS[grids][start]
     rates = {place: tuple(map(float, values)) for part in parts for place, values in part.items()}
-    # Ours: the paper's linear probes are logistic regressions, without a rate.
-    lp = Protocol((Step(('head_lr',), rates['lp.1']),), {'backbone_lr': 0.0})
+    # Ours, for segmentation: the paper's linear probes are logistic regressions, without a rate.
+    lp = PROBE if probe else Protocol((Step(('head_lr',), rates['lp.1']),), {'backbone_lr': 0.0})
     ft = Protocol((Step(RATES, rates['ft.1']),))
     lpft = Protocol((Step(RATES, rates['lpft.1']),), starts_from='lp')
     daft = Protocol((Step(('backbone_lr',), rates['daft.1']), Step(('head_lr',), rates['daft.2'])),

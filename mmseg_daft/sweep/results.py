@@ -20,21 +20,12 @@ from rich.text import Text
 
 from mmseg_daft.files import read_json, refuse_unwritable, write_atomically
 from mmseg_daft.run_output import iterations_done, seconds_per_iteration
+from mmseg_daft.sweep.curves import draw_curves
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.job import slurm_queue
-from mmseg_daft.sweep.protocol import RATES, REPORT, STATES, Decision, Run, Seen, rate_text
+from mmseg_daft.sweep.protocol import PAPER, RATES, REPORT, STATES, Decision, Run, Seen, rate_text
 
 MOST_RUNNING = 8
-PAPER = {'lp': 'LP', 'ft': 'FT', 'lpft': 'LP-FT', 'daft': 'DAFT', 'ft-conversion': 'FT + conversion',
-         'lpft-conversion': 'LP-FT + conversion', 'integrated-lpft': 'integrated LP-FT',
-         'two-rates': 'two rates', 'frozen-statistics': 'frozen statistics', 'frozen-bn': 'frozen batch norm',
-         'l2-sp': 'L2-SP', 'spd': 'SPD', 'averaging': 'weight averaging', 'layer-decay': 'layer-wise decay',
-         'surgical': 'surgical fine-tuning', 'batch-renorm': 'Batch Renormalization'}
-"""The methods' names in the paper, in its order; those from two rates on are not in it."""
-# Okabe and Ito's blue and vermilion: told apart by color-blind eyes and, as one is much darker, in gray.
-LINE, BEST = '#0072B2', '#D55E00'
-STYLE = {'font.size': 8, 'axes.titlesize': 10, 'axes.spines.top': False, 'axes.spines.right': False,
-         'axes.grid': True, 'axes.axisbelow': True, 'grid.color': '0.9', 'grid.linewidth': 0.6}
 
 
 def plan_table(folder: SweepFolder) -> tuple[Table, str]:
@@ -59,9 +50,10 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
             total, hours = total + runs, hours + sum(cost)
             table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost),
                           *(tried[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
-    return table, f'{total} runs of {sweep.iterations} iterations' + (
-        f', about {_shown(hours)} GPU hours by the probe.' if timed
-        else '; plan with --probe 20 to train 20 iterations of each and estimate the GPU hours.')
+    what, sample = (f'{folder.epochs} epochs', '1') if folder.epochs else (f'{sweep.iterations} iterations', '20')
+    return table, f'{total} runs of {what}' + (
+        f', about {_shown(hours)} GPU hours by the probe.' if timed else
+        f'; plan with --probe {sample} to train {sample} of these for each method and estimate the GPU hours.')
 
 
 def screen(folder: SweepFolder, decision: Decision, parallel: int, remark: str = '') -> RenderableType:
@@ -179,7 +171,8 @@ class MethodResult:
         absent = ', '.join(f'seed {seed} {state}' for seed, state in sorted(self.absent.items()))
         total = len(self.values) + len(self.absent)
         seeds = f'{len(self.values)} of {total} ({absent})' if absent else str(total)
-        return PAPER[self.method], number, seeds, *map(rate_text, self.rates)
+        rates = map(rate_text, self.rates) if any(self.rates) else ('--', '--')  # of a logistic regression
+        return PAPER[self.method], number, seeds, *rates
 
 
 def method_results(decision: Decision, evaluated: Mapping[str, float] | None = None) -> list[MethodResult]:
@@ -206,14 +199,25 @@ def read_evaluation(path: Path, decision: Decision) -> dict[str, dict[str, float
     names = {run.name for run in decision.runs}
     try:
         for row in csv.DictReader(path.read_text(encoding='utf-8').splitlines()):
-            if row['measure'] in ('mIoU', 'mPC', 'rPC') and row['corruption'] in ('', 'all'):
-                measure = f'{row["measure"]} {row["set"]}' if row['measure'] == 'mIoU' else row['measure']
+            if row['measure'] in ('mIoU', 'accuracy', 'mPC', 'rPC') and row['corruption'] in ('', 'all'):
+                measure = row['measure'] if row['measure'] in ('mPC', 'rPC') else f'{row["measure"]} {row["set"]}'
                 found.setdefault(measure, {})[row['run']] = 100 * float(row['value'])
     except (OSError, KeyError, ValueError) as error:
         raise SystemExit(f'--evaluation {path}: not the numbers.csv of mmseg-daft evaluate ({error!r}).') from error
     if unknown := sorted({name for by_run in found.values() for name in by_run} - names):
         raise SystemExit(f'--evaluation {path}: {unknown[0]} is no run of the sweep. Evaluate runs by their names in '
                          'runs.csv: mmseg-daft evaluate CONFIG NAME=CHECKPOINT.')
+    return found
+
+
+def further_domains(folder: SweepFolder, decision: Decision) -> dict[str, dict[str, float]]:
+    """Return what the reported runs' tests found on other domains, as ``read_evaluation``."""
+    found: dict[str, dict[str, float]] = {}
+    for run in decision.runs:
+        metrics = (folder.run_folder(run).result() or {}).get('metrics', {}) if run.stage == REPORT else {}
+        for measure, value in metrics.items():
+            if measure.endswith(f'/{folder.sweep.metric}'):
+                found.setdefault(measure, {})[run.name] = value
     return found
 
 
@@ -252,7 +256,7 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
     """Write all files into ``DIR/results``, print the table and return what is missing."""
     refuse_unwritable(folder.path / 'results' / 'runs.csv')
     decision = folder.look(slurm_queue())
-    evaluated = read_evaluation(evaluation, decision) if evaluation else {}
+    evaluated = further_domains(folder, decision) | (read_evaluation(evaluation, decision) if evaluation else {})
     rows = [row_of(folder, run, decision.look(run))
             | {measure: by_run.get(run.name) for measure, by_run in evaluated.items()} for run in decision.runs]
     results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric
@@ -262,8 +266,11 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
                 if row['stage'] == REPORT and row['state'] == 'diverged']
     missing += [f'{method}: not reported yet' for method in folder.sweep.order()
                 if method not in {result.method for result in results}]
-    note = (f'\n{metric} of the final model on the test set of each config, mean ± standard deviation over seeds; '
-            f'rates selected on {folder.held_out:g} of the training images, held out.\n')
+    images = folder.selecting_images
+    model = f'the model that is best on the {images}' if folder.validation else 'the final model'
+    chosen = f'the {images}' if folder.validation else f'{folder.held_out:g} of the training images, held out'
+    note = (f'\n{metric} of {model}, on the test set of each config, mean ± standard deviation over seeds; rates '
+            f'selected on {chosen}.\n')
     if missing:
         note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
     codes = sorted({code for row in rows if row['revision'] for code in row['revision'].split(', ')})
@@ -285,7 +292,7 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
         console.print(f'mixed code: {", ".join(codes)}', style='yellow', markup=False)
     for line in missing:
         console.print(f'missing: {line}', style='yellow', markup=False)
-    draw_curves(decision, metric, place / 'curves.png')  # after all numbers
+    draw_curves(decision, metric, place / 'curves.png', images)  # after all numbers
     console.print(f'Written to {place}:', markup=False, soft_wrap=True)
     console.print('runs.csv, table.md, table.tex, curves.png, commands.sh, missing.txt')
     return missing
@@ -298,7 +305,7 @@ def row_of(folder: SweepFolder, run: Run, seen: Seen) -> dict[str, Any]:
     return dict(
         name=run.name, state=seen.state, method=run.method, stage=run.stage, backbone_lr=run.backbone_lr,
         head_lr=run.head_lr, seed=run.seed, start=run.start.name if run.start else None, metric=folder.sweep.metric,
-        value=result.get('value'), split='test' if run.stage == REPORT else 'held-out',
+        value=result.get('value'), split='test' if run.stage == REPORT else folder.validation or 'held-out',
         iterations=folder.sweep.iterations, iteration=result.get('iteration') or iterations_done(place.work_dir),
         failures=place.failures(seen.active), gpu_hours=round(result['seconds'] * gpus / 3600, 4) if result else None,
         gpus=folder.gpus_per_run, host=result.get('host'), job=result.get('job'), revision=result.get('revision'),
@@ -322,7 +329,7 @@ def retrain_command(described: Mapping[str, Any], result: Mapping[str, Any], nam
              *(['export CUDA_VISIBLE_DEVICES='] if described.get('gpus') == 0 else []),  # it trained on the CPU
              into(place, [word for word in described['command'] if word != '--resume'])]
     if result.get('tested'):
-        checkpoint = f'{place}/{Path(result["checkpoint"]).name}'
+        checkpoint = f'{place}/{described.get("best") or Path(result["checkpoint"]).name}'  # bash finds the best one
         parts.append(f'{into(f"{place}/test", described["test_command"])} {checkpoint}')
     return f'({" && ".join(parts)})'
 
@@ -337,57 +344,3 @@ def retrain_script(rows: Iterable[Mapping[str, Any]]) -> str:
             lines += ['', f'# {row["name"]}: {row["state"]}{value}, code {row["revision"] or "unknown"}',
                       row['command']]
     return '\n'.join(lines) + '\n'
-
-
-def draw_curves(decision: Decision, metric: str, path: Path) -> None:
-    """Draw the steps of every method into one picture.
-
-    Dots are runs, the line is the mean over seeds, a star is what won, a cross at the bottom is a run without a
-    value, which diverged, failed or is yet to end. A step's panel also shows the earlier runs at the rate that it holds
-    fixed: they compete, too.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    selecting = [run for run in decision.runs if run.stage != REPORT]
-    panels = list(dict.fromkeys((run.method, run.stage) for run in selecting))
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    values = [decision.look(run).value for run in selecting if decision.look(run).value is not None] or [0, 1]
-    margin = 0.08 * (max(values) - min(values)) or 1
-    figure = Figure(figsize=(3.6 * columns, 2.9 * lines), layout='constrained')
-    with rc_context(STYLE):
-        for number, (method, stage) in enumerate(panels, start=1):
-            here = [run for run in selecting if (run.method, run.stage) == (method, stage)]
-            swept, fixed = RATES if len({run.backbone_lr for run in here}) > 1 else RATES[::-1]
-            held, both = getattr(here[0], fixed), swept == 'backbone_lr' and all(len({*run.rates}) == 1 for run in here)
-            if not both:
-                here = [run for run in decision.rivals[method, stage] if getattr(run, fixed) == held]
-            axes = figure.add_subplot(
-                lines, columns, number, xscale='log', ylim=(min(values) - 1.8 * margin, max(values) + 1.8 * margin),
-                xlabel='both rates' if both else swept,
-                title=f'{PAPER[method]}, {stage.replace("step", "step ")}'
-                      f'{"" if both else f", {fixed} {rate_text(held)}"}')
-            axes.set_ylabel(f'{metric} % on the held-out images', parse_math=False)
-            _draw_panel(axes, decision, here, swept, decision.winners.get((method, stage)), min(values) - margin)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-
-
-def _draw_panel(
-    axes: Any, decision: Decision, runs: Sequence[Run], swept: str, winner: Run | None, bottom: float,
-) -> None:
-    points = [(getattr(run, swept), decision.look(run)) for run in runs]
-    values = [(rate, seen.value) for rate, seen in points if seen.value is not None]
-    means = {rate: statistics.fmean(v for other, v in values if other == rate) for rate in sorted(dict(values))}
-    axes.plot([*means], [*means.values()], '-', color=LINE, linewidth=1.5)
-    axes.plot([rate for rate, _ in values], [value for _, value in values], 'o', color=LINE, markersize=4)
-    for rate, state in {(rate, seen.state) for rate, seen in points if seen.value is None}:
-        axes.plot(rate, bottom, 'x', color='black', markersize=7, markeredgewidth=1.8)
-        axes.annotate(state, (rate, bottom), xytext=(0, 6), textcoords='offset points', ha='center', fontsize=7,
-                      rotation=90)
-    if winner:
-        star = getattr(winner, swept), means[getattr(winner, swept)]
-        axes.plot(*star, '*', color=BEST, markersize=14, markeredgecolor='black', markeredgewidth=0.6)
-        axes.annotate(f'{star[1]:.2f}', star, xytext=(0, 9), textcoords='offset points', ha='center',
-                      fontweight='bold')

@@ -16,6 +16,7 @@ from support.classification import DAFT_CIFAR, small_classifier, write_classifie
 from support.small_runs import Probe, train
 from torch import nn
 
+from docs.write_digits import write as write_digit
 from mmseg_daft import cli
 from mmseg_daft.engine.convert_model import RECORD
 
@@ -161,9 +162,8 @@ def test_a_checkpoint_in_the_midst_of_an_accumulation_is_refused(make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command', ['mmpretrain', 'ours'])
-def test_the_scripts_train_and_test_it(make, tmp_path, command):
-    """MMPretrain's own train.py and test.py, and our commands, which run MMSegmentation's."""
+def test_the_scripts_of_mmpretrain_train_and_test_it(make, tmp_path):
+    """Our commands, which run MMSegmentation's, do in a sweep's test."""
     import mmpretrain
 
     cfg = make('unused')
@@ -172,16 +172,11 @@ def test_the_scripts_train_and_test_it(make, tmp_path, command):
         cfg.pop(key)
     cfg.dump(tmp_path / 'config.py')
     tools = mmpretrain.__path__[0] + '/.mim/tools/'
-    theirs = command == 'mmpretrain'
-    extra = ['--no-persistent-workers'] if theirs else []
-
-    def start(name):
-        return [tools + f'{name}.py'] if theirs else ['-m', 'mmseg_daft', name]
-
-    work_dir = ['--work-dir', str(tmp_path / 'run')]
-    for words in [[*start('train'), str(tmp_path / 'config.py'), *work_dir, *extra],
-                  [*start('test'), str(tmp_path / 'config.py'), str(tmp_path / 'run' / 'epoch_1.pth'), *work_dir]]:
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment())
+    work_dir = ['--work-dir', str(tmp_path / 'run'), '--no-persistent-workers']
+    for words in [['train.py', str(tmp_path / 'config.py'), *work_dir],
+                  ['test.py', str(tmp_path / 'config.py'), str(tmp_path / 'run' / 'epoch_1.pth'), *work_dir[:2]]]:
+        done = subprocess.run([sys.executable, tools + words[0], *words[1:]], capture_output=True, text=True,
+                              env=environment())
         output = done.stdout + done.stderr
         assert done.returncode == 0, output[-3000:]
     assert all(f'{name}/accuracy/top1' in output for name in ('cifar10_1', 'stl10')) and '/cifar10_c/' not in output
@@ -213,5 +208,24 @@ def test_doctor_knows_a_classifier(make, tmp_path, capsys, config, says):
     assert cli.main(['doctor', str(tmp_path / 'config.py')]) == 0
     said = ' '.join(capsys.readouterr().out.split())
     assert says in said and 'tensors match (100%)' in said and 'loss ' in said and 'Ready.' in said
-    assert cli.main(['doctor', str(tmp_path / 'config.py'), '--cfg-options', 'model.head.num_classes=5']) == 1
-    assert 'and the head has 5 classes' in ' '.join(capsys.readouterr().out.split())
+    for option, problems in {'model.head.num_classes=5': ['and the head has 5 classes', 'head has num_classes=5, the'],
+                             'train_dataloader.dataset.data_root=nowhere': ['data_root nowhere of']}.items():
+        assert cli.main(['doctor', str(tmp_path / 'config.py'), '--cfg-options', option]) == 1
+        said = ' '.join(capsys.readouterr().out.split())
+        assert all(problem in said for problem in problems[:1 + ('CIFAR10' in says)])
+        assert 'on 2 images of noise, as the data cannot be used, at 32x32' in said and 'GB per GPU' in said
+
+
+def test_doctor_knows_mmpretrains_hooks_large_crops_and_splits_that_lack_a_class(tasks, tmp_path, capsys):
+    cfg = small_classifier('classification/ft_linear_efficientnet-lite0_b64-5e_digits-64x64.py', tmp_path, tasks)
+    cfg.train_dataloader.dataset.pipeline[1] = dict(type='RandomResizedCrop', scale=400)
+    cfg.default_hooks.visualization = dict(type='VisualizationHook', enable=False)  # of mmpretrain's own runtime
+    cfg.val_dataloader.dataset.data_root = str(tmp_path / 'digits')
+    for digit in range(9):
+        (tmp_path / 'digits' / 'val' / str(digit)).mkdir(parents=True)
+        write_digit(tmp_path / 'digits' / 'val', 0, digit, np.zeros((8, 8), np.uint8))
+    cfg.dump(tmp_path / 'config.py')
+    assert cli.main(['doctor', str(tmp_path / 'config.py')]) == 1
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'val: 9 images, labels 0-8 of 9 classes, and the head has 10. Fix: Set model.head.num_classes; where' in said
+    assert 'on 2 training images at 200x200' in said and said.endswith('1 problem would waste this run.')

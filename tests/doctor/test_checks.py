@@ -420,7 +420,7 @@ def test_a_folder_without_a_list_must_hold_all_images(tmp_path, examine):
 
 @pytest.mark.parametrize('text, options, found', [
     (None, (), 'There is no config'), ('model = dict(', (), 'Line 1: '), ('x = 1', (), 'lacks model'),
-    ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'nowhere'),
+    ("_base_ = 'nowhere.py'", (), 'nowhere.py'), ("custom_imports = dict(imports=['nowhere'])", (), 'need nowhere'),
     ('x = 1', ('--cfg-options', 'novalue'), 'not KEY=VALUE of'), ('', (), 'lacks model'),
     ("x = '\xe9'", (), 'as UTF-8'), ('model = [(1, 2]', (), 'Line 1: '),
     ('x = 1', ('--cfg-options', 'x=[1,(2]'), 'Imbalanced brackets'),

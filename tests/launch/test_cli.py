@@ -16,7 +16,7 @@ HEAVY = {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'sklearn', 'matplot
 PAGES = [[], *([name] for name in cli.COMMANDS), *(['sweep', part] for part in ('plan', 'run', 'status', 'collect')),
          ['configs', 'list'], ['configs', 'copy']]
 SHIMS = dict(doctor='doctor', domain_gap='domain-gap', convert_checkpoint='convert', train='train', test='test',
-             lpft='lpft', sweep='sweep', analyze_distortion='analyze')
+             lpft='lpft', probe='probe', sweep='sweep', analyze_distortion='analyze')
 CONFIG = 'daft/daft_deeplabv3plus_efficientnet-lite0_b8-200_shapes-day-96x96.py'
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mmseg_daft.sweep.curves import draw_curves
 from mmseg_daft.sweep.folder import SweepFolder
 from mmseg_daft.sweep.protocol import Decision, Run, Seen, Sweep
 from mmseg_daft.sweep.results import (
-    draw_curves,
     method_results,
     read_evaluation,
     retrain_command,

@@ -1,0 +1,3 @@
+from _command import start
+
+start('probe')
