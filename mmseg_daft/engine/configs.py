@@ -124,6 +124,11 @@ def kinds_in(cfg: Any) -> Iterator[str | type]:
             yield from kinds_in(value)
 
 
+def is_classifier(cfg: Config) -> bool:
+    """Return whether the model tells one class for an image, as MMPretrain's do, and not one for each pixel."""
+    return 'head' in cfg.model and 'decode_head' not in cfg.model
+
+
 def ignored_labels(cfg: Config) -> set[int]:
     """Return the labels that stand for no class: what the decoders ignore, 255 where they do not say."""
     heads = cfg.model.get('decode_head') or {}
