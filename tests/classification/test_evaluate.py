@@ -1,4 +1,4 @@
-"""``mmseg-daft evaluate`` of classifiers: MMPretrain's own accuracies, the paper's corruption error, and refusals."""
+"""``mmseg-daft evaluate`` and ``analyze`` of classifiers: MMPretrain's accuracies, corruption error, distortion."""
 
 import csv
 
@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from support.classification import DAFT_CIFAR, small_classifier, write_classifier_start
 from support.small_runs import train
 
 from mmseg_daft import cli
+from mmseg_daft.engine.convert_model import CONVERTED
 from mmseg_daft.evaluation import report
 from mmseg_daft.evaluation.corruptions import GROUPS
 
@@ -160,3 +161,45 @@ def test_what_does_not_fit_is_refused(digits, tasks, tmp_path, evaluate, capsys)
     refused('The config has no corrupted images of spatter, only of ', '--corruptions', 'spatter', cfg=cfg)
     cfg.test_dataloader.dataset.indices = 7
     refused('The corrupted images test, fog 1 have other labels than the test set', '--corruptions', 'fog', cfg=cfg)
+
+
+def test_the_distortion_is_that_of_the_features_in_plain_pytorch(digits, tmp_path, capsys):
+    """Also with a map of one position, whose image still stands for its class."""
+    config, runs = digits
+    cfg = config()
+    cfg.pop('experiment_name')
+    cfg.model.backbone.out_indices = (1, 4)
+    cfg.dump(tmp_path / 'config.py')
+    assert cli.main(['analyze', str(tmp_path / 'config.py'), f'DAFT={runs["DAFT"]}', '--out', str(tmp_path / 'out'),
+                     '--workers', '0', '--batch-size', '4', '--formats', 'png']) == 0
+    assert 'after the conversion' in capsys.readouterr().out
+    assert {'figure_1_images.png', 'figure_2_parameters.png', 'classes.png', 'sheet_daft_most.png'} <= {
+        path.name for path in (tmp_path / 'out' / 'figures').iterdir()}
+    assert '(outlined)' not in (tmp_path / 'out' / 'report.html').read_text()
+    with (tmp_path / 'out' / 'numbers.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    start, end = MODELS.build(cfg.model), MODELS.build(cfg.model)
+    start.init_weights()
+    content = torch.load(runs['DAFT'], weights_only=False)
+    end.load_state_dict(content['state_dict'])
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    images = torch.stack([dataset[i]['inputs'] for i in range(len(dataset))]).flip(1).sub(127.).div(128.)
+    with torch.no_grad():
+        before, after = ([maps.double().mean((2, 3)) for maps in model.eval().backbone(images)]
+                         for model in (start, end))
+    for stage, x, y in zip(dict.fromkeys(row['stage'] for row in rows if row['measure'] == 'cka'), before, after):
+        for measure, expected in (('cosine_similarity', torch.cosine_similarity(x, y)),
+                                  ('l2_distance', (x - y).norm(dim=1))):
+            found = [float(row['value']) for row in rows if (row['level'], row['measure'], row['stage'], row[
+                'statistic']) == ('image', measure, stage, 'value')]
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+    labels = dataset.get_gt_labels().tolist()
+    assert {row['class']: float(row['value']) for row in rows if (row['statistic'], row['stage']) == (
+        'pixels', stage)} == {str(i): labels.count(i) for i in set(labels)}  # of one position each
+    changes = {f'{row["layer"]}.running_mean': float(row['value']) for row in rows
+               if row['measure'] == 'relative_change_bn_mean'}
+    converted = content['message_hub']['runtime_info'][CONVERTED]
+    assert len(changes) == 48
+    for name, change in changes.items():
+        before, after = converted[name].double(), content['state_dict'][name].double()
+        assert change == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-6) and change > 0
