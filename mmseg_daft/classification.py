@@ -28,12 +28,11 @@ _CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'hor
 
 @DATASETS.register_module()
 class CIFARArrays(BaseDataset):
-    """CIFAR-10's classes in two NumPy files, as CIFAR-10.1 and CIFAR-10-C come.
+    """CIFAR-10's classes in two NumPy files, as CIFAR-10.1 comes.
 
     Images are RGB, (N, 32, 32, 3), as MMPretrain's ``CIFAR10`` has them; they stay on disk until they are asked for.
 
-    Source: Recht, Roelofs, Schmidt, Shankar, arXiv 1806.00451 (github.com/modestyachts/CIFAR-10.1); Hendrycks,
-    Dietterich, ICLR 2019 (zenodo.org/record/2535967).
+    Source: Recht, Roelofs, Schmidt, Shankar, arXiv 1806.00451 (github.com/modestyachts/CIFAR-10.1).
 
     Args:
         data_root: The folder of both files.
@@ -66,6 +65,30 @@ class CIFARArrays(BaseDataset):
         """Return a sample with its image."""
         info = super().get_data_info(idx)
         return dict(info, img=np.array(self.images[info['number']]))
+
+
+@DATASETS.register_module()
+class CIFAR10C(CIFARArrays):
+    """CIFAR-10's test images under a corruption, as CIFAR-10-C has them: all at severity 1, then all at 2, up to 5.
+
+    Source: Hendrycks, Dietterich, ICLR 2019 (zenodo.org/record/2535967).
+
+    Args:
+        data_root: The folder of the unpacked files.
+        corruption: Its name, such as ``'fog'``.
+        severity: From 1 to 5; ``None`` for all, one after the other.
+    """
+
+    def __init__(self, data_root: str, corruption: str, severity: int | None = None, **kwargs: Any) -> None:
+        self.severity = severity
+        super().__init__(data_root, f'{corruption}.npy', 'labels.npy', **kwargs)
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return images and labels of the severity."""
+        images, labels = super().read()
+        number = len(labels) // 5
+        rows = slice(None) if self.severity is None else slice((self.severity - 1) * number, self.severity * number)
+        return images[rows], labels[rows]
 
 
 @DATASETS.register_module()

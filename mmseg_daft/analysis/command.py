@@ -2,7 +2,8 @@
 
     mmseg-daft analyze CONFIG NAME=RUN [NAME=RUN ...] [--pretrained CHECKPOINT]
 
-CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run
+CONFIG is an mmseg config of the model and data, or MMPretrain's of a
+classifier. RUN is a checkpoint or a run
 folder, of which the last checkpoint is taken; all are of the config's model.
 The pre-trained model is what the config starts from (init_cfg, load_from), or
 --pretrained. For example

@@ -22,7 +22,7 @@ from mmseg_daft.core.shift import AverageShift
 VOID = 255  # the label of pixels without ground truth
 COSINE_EDGES = np.linspace(-1, 1, 4001)  # bins of 0.0005
 DISTANCE_EDGES = np.geomspace(1e-6, 1e6, 2764)  # bins of 1 %
-MIN_PIXELS = 4  # positions of a class that an image needs to stand for it: fewer are chance
+MIN_PIXELS = 4  # positions of a class that an image needs to stand for it, unless all are: fewer are chance
 RESAMPLES, REPLICATES = 2000, 100  # of the bootstrap over images: of their values, and of histograms in a stream
 
 
@@ -223,7 +223,8 @@ def choose(
         order = sorted(images, key=lambda i: (i.cosine_similarity, i.number), reverse=which == 'least')
         return [(image, None) for image in order[:without_classes]]
     pick = {'least': max, 'most': min}[which]
-    shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS] for class_ in range(classes)}
+    shown = {class_: [i for i in images if i.class_pixels.get(class_, 0) >= MIN_PIXELS or [*i.class_pixels] == [class_]]
+             for class_ in range(classes)}
     return [(pick(mine, key=lambda i: (i.class_cosine[class_], -i.number)), class_)
             for class_, mine in shown.items() if mine]
 

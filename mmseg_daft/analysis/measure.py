@@ -27,7 +27,7 @@ from mmseg_daft.analysis.findings import VOID, DistortionMeter, Findings, ImageD
 from mmseg_daft.analysis.runs import LoadedModel, changes_of, load_run, load_start
 from mmseg_daft.console import quiet
 from mmseg_daft.core.distortion import feature_distortion
-from mmseg_daft.engine.configs import ignored_labels, type_name
+from mmseg_daft.engine.configs import ignored_labels, is_classifier, type_name
 from mmseg_daft.engine.feature_reference import returned_stages
 from mmseg_daft.engine.samples import images_once
 from mmseg_daft.engine.training_data import leaf_datasets
@@ -71,8 +71,8 @@ def measure(
     count = min(images or total, total)
     numbers = [i * total // count for i in range(count)]
     ignored = torch.tensor(sorted(ignored_labels(cfg)))
-    analyzer = _Analyzer(start, loaded, Subset(dataset, images_once(dataset)), names, classes, ignored, places, device,
-                         amp, None if rank else console)
+    analyzer = _Analyzer(start, loaded, Subset(dataset, images_once(dataset)), names, classes, ignored,
+                         is_classifier(cfg), places, device, amp, None if rank else console)
     everyone = gather_object(analyzer.measure(numbers[rank::world_size], batch_size, workers))
     if everyone is None:
         return None
@@ -127,7 +127,8 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
         raise ValueError(f'{split}_dataloader.dataset is empty. Check its data_root, ann_file, data_prefix, img_suffix '
                          'and seg_map_suffix.')
     infos = [dataset.get_data_info(i) for i in images_once(dataset)]
-    labeled = all(info.get('seg_map_path') and Path(info['seg_map_path']).is_file() for info in infos)
+    labeled = all('gt_label' in info or (info.get('seg_map_path') and Path(info['seg_map_path']).is_file())
+                  for info in infos)
     if not labeled:
         for part in leaf_datasets(dataset_cfg):
             part.pipeline = [step for step in part.pipeline if type_name(step) != 'LoadAnnotations']
@@ -135,7 +136,7 @@ def _open_images(cfg: Config, split: str) -> tuple[Any, list[str], tuple[str, ..
     if isinstance(dataset.metainfo.get('classes'), str):
         raise ValueError(f'The classes of {split}_dataloader.dataset are one text, {dataset.metainfo["classes"]!r}: '
                          'name a list of names, or a file that is there.')
-    names = image_names(info['img_path'] for info in infos)
+    names = image_names(info.get('img_path', f'image {i}') for i, info in enumerate(infos))
     return dataset, names, tuple(dataset.metainfo.get('classes') or ()) if labeled else ()
 
 
@@ -152,6 +153,7 @@ class _Analyzer:
 
     Attributes:
         ignored: Labels that are no class.
+        classifier: Whether the models tell one class for an image, which then is that of all its positions.
         places: Where a stage stands among the backbone's outputs.
     """
 
@@ -161,6 +163,7 @@ class _Analyzer:
     names: Sequence[str]
     classes: Sequence[str]
     ignored: Tensor
+    classifier: bool
     places: Mapping[str, int]
     device: torch.device
     amp: bool
@@ -198,7 +201,7 @@ class _Analyzer:
         """
         height, width = data['inputs'].shape[2:]
         samples = data['data_samples']
-        sizes = [tuple(sample.metainfo['img_shape'][:2]) for sample in samples]
+        sizes = [(height, width) if self.classifier else tuple(sample.metainfo['img_shape'][:2]) for sample in samples]
 
         def shrink(images: Iterable[Tensor]) -> Tensor:
             shrunk = []
@@ -213,7 +216,9 @@ class _Analyzer:
         return labels, shrink(torch.zeros(len(samples), 1, 1, 1)) != VOID if padded else None
 
     def _truth(self, sample: Any) -> Tensor:
-        """Return a sample's class ids ``(1, H, W)``, ``VOID`` where its label is none."""
+        """Return a sample's class ids ``(1, H, W)``, ``VOID`` where its label is none; a classifier's ``(1, 1, 1)``."""
+        if self.classifier:
+            return sample.gt_label.cpu().view(1, 1, 1)
         labels = sample.gt_sem_seg.data.cpu()
         return labels.masked_fill(torch.isin(labels, self.ignored), VOID)
 
@@ -256,10 +261,11 @@ class _Analyzer:
         shape = shown_shape(sample['inputs'])
         predictions = {}
         for title, loaded in (('before', self.start), (f'after {run.name}', run)):
-            if loaded.predicts:
+            if loaded.predicts and not self.classifier:
                 result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
                 predictions[title] = nearest(result.pred_sem_seg.data, shape)
-        truth = nearest(self._truth(sample['data_samples']), shape) if self.classes else None
+        mapped = self.classes and not self.classifier
+        truth = nearest(self._truth(sample['data_samples']), shape) if mapped else None
         name = self.names[image.number].rsplit('.', 1)[0]
         cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
         title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
@@ -277,7 +283,8 @@ def shown_shape(inputs: Tensor) -> tuple[int, int]:
 
 def picture(inputs: Tensor, model: BaseSegmentor) -> np.ndarray:
     """Return what can be shown of a model's input: three channels or a gray one, by their range if not of 8 bits."""
-    if len(inputs) == 3 and model.data_preprocessor.channel_conversion:
+    preprocessor = model.data_preprocessor
+    if len(inputs) == 3 and getattr(preprocessor, 'channel_conversion', getattr(preprocessor, 'to_rgb', False)):
         inputs = inputs[[2, 1, 0]]
     channels = inputs[:3 if len(inputs) > 2 else 1]
     small = F.interpolate(channels[None].float(), size=shown_shape(inputs), mode='bilinear', antialias=True)[0]

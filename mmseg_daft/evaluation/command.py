@@ -3,7 +3,8 @@
     mmseg-daft evaluate CONFIG NAME=RUN [NAME=RUN ...] [--sets FILE [SET ...]]
         [--corruptions all|NAME ... [--severities 1-5]] [--reference NAME]
 
-CONFIG is an mmseg config of the model and data. RUN is a checkpoint or a run folder, of which the last checkpoint is
+CONFIG is an mmseg config of the model and data, or MMPretrain's of a classifier: then the measure is accuracy, and the
+further sets are its test_cfg.domains. RUN is a checkpoint or a run folder, of which the last checkpoint is
 taken; all are of the config's model. They are run on the config's own test set, on the sets that FILE describes, and on
 the test set under corruptions: all, noise, blur, weather, digital, cityscapes-c (SegFormer's protocol) or one by name.
 For example
@@ -92,8 +93,8 @@ def _evaluate(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.analysis.command import processes, read_runs
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
     from mmseg_daft.console import quiet
-    from mmseg_daft.engine.configs import read_config
-    from mmseg_daft.evaluation.cells import open_cells
+    from mmseg_daft.engine.configs import is_classifier, read_config
+    from mmseg_daft.evaluation.cells import further_domains, open_cells
     from mmseg_daft.evaluation.corruptions import cells as pairs_of
     from mmseg_daft.evaluation.measure import evaluate, load_runs, show_images
     from mmseg_daft.evaluation.report import show_results, write_report
@@ -104,7 +105,11 @@ def _evaluate(args: argparse.Namespace, console: Console) -> None:
     runs = _reference_first(read_runs(args.runs), args.reference)
     with quiet():
         cfg = read_config(args.config, args.cfg_options, needs=('model', 'test_dataloader'))
-        further = read_sets(args.sets[0], args.sets[1:]) if args.sets else {}
+        if args.sets and is_classifier(cfg):
+            raise ValueError("--sets is for segmentation. A classifier's further sets are in its config: "
+                             'test_cfg.domains, of which test_cfg.only names those to take.')
+        further = (further_domains(cfg) if is_classifier(cfg) else
+                   read_sets(args.sets[0], args.sets[1:]) if args.sets else {})
     severities = sorted({severity for some in args.severities for severity in some})
     pairs = pairs_of(args.corruptions, severities) if args.corruptions else []
     out = args.out or Path('work_dirs', 'evaluate', args.config.stem)
@@ -124,8 +129,9 @@ def _evaluate(args: argparse.Namespace, console: Console) -> None:
         list(runs), data.classes, data.lacking, {cell.key[0]: cell.names() for cell in data.cells if not cell.key[1]},
         [cell.key for cell in data.cells], files,
         [f'Config {args.config.name}; {data.cells[0].images} images of its own test set.',
-         *(f'{name}: {run.source}.' for name, run in loaded.items()), *data.remarks()])
-    scenes = show_images(results.image_table(_SHOWN), data, models, cfg) if len(runs) > 1 else []
+         *(f'{name}: {run.source}.' for name, run in loaded.items()), *data.remarks()], data.measure)
+    shown = len(runs) > 1 and not is_classifier(cfg)
+    scenes = show_images(results.image_table(_SHOWN), data, models, cfg) if shown else []
     write_atomically(out / MADE_FROM, made_from)  # first: a report that breaks off can be made again
     write_report(out, results, scenes, data.palette, args.formats, console)
     show_results(console, results)

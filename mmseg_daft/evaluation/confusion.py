@@ -9,6 +9,7 @@ other, so images are drawn, not pixels; and as each draw is the same for all run
 difference of two of them is *paired* (Koehn, EMNLP 2004): what makes an image hard for both cancels.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -36,10 +37,35 @@ def mean_iou(areas: NDArray[Any], judged: NDArray[np.bool_] | None = None) -> ND
     return mean_of_known(iou, -1)
 
 
-def accuracy(areas: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the share of pixels with ground truth that are told right (``aAcc`` in mmseg)."""
-    agree, truth, _ = np.moveaxis(np.asarray(areas, np.float64), -2, 0)
+def accuracy(areas: NDArray[Any], judged: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Return the share of pixels with ground truth that are told right (``aAcc`` in mmseg), of judged classes alone."""
+    agree, truth, _ = np.moveaxis(np.asarray(areas, np.float64), -2, 0)[..., slice(None) if judged is None else judged]
     return _ratio(agree.sum(-1), truth.sum(-1))
+
+
+def class_accuracy(areas: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the share of each class that is told right, ``(..., K)``: NaN where the ground truth does not have it."""
+    agree, truth, _ = np.moveaxis(np.asarray(areas, np.float64), -2, 0)
+    return _ratio(agree, truth)
+
+
+class Measure(NamedTuple):
+    """What models are judged by, from areas.
+
+    Attributes:
+        name, of_class: What a report calls the number of all classes, and that of one.
+        overall: As ``mean_iou``, and ``by_class`` as ``class_iou``.
+    """
+
+    name: str
+    of_class: str
+    overall: Callable[[NDArray[Any], NDArray[np.bool_] | None], NDArray[np.float64]]
+    by_class: Callable[[NDArray[Any]], NDArray[np.float64]]
+
+
+MIOU = Measure('mIoU', 'IoU', mean_iou, class_iou)
+ACCURACY = Measure('accuracy', 'class_accuracy', accuracy, class_accuracy)
+"""Of classifiers: an image is an area of one."""
 
 
 def mean_of_known(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -73,8 +99,8 @@ def corruption_degradation(
     """Return each corruption's CD against a reference model, ``(corruptions, ...)`` (Kamann and Rother, CVPR 2020).
 
     With the degradation D = 1 - mIoU, CD = Σₛ D / Σₛ D of the reference, over severities s: below 1 is better than the
-    reference. It is Hendrycks and Dietterich's corruption error (ICLR 2019) with D in the place of the error, and its
-    mean over corruptions their mCE. Arguments are as in ``mean_performance``.
+    reference. It is Hendrycks and Dietterich's corruption error (ICLR 2019) with D in the place of the error, and of
+    accuracy it is just that; its mean over corruptions is their mCE. Arguments are as in ``mean_performance``.
     """
     return _ratio(np.nansum(1 - corrupted, 1), np.nansum(1 - of_reference, 1))
 

@@ -16,7 +16,7 @@ from mmseg.registry import TRANSFORMS
 from numpy.typing import NDArray
 
 from mmseg_daft.core.random_state import preserved_random_state
-from mmseg_daft.engine.configs import ConfigError, kinds_in, types_in
+from mmseg_daft.engine.configs import ConfigError, kinds_in, type_name, types_in
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import UnwritableError, refuse_unwritable, write_atomically
 
@@ -190,7 +190,7 @@ def corrupted(dataset: dict, name: str, severity: int, cache: str | None = None)
         ConfigError: A pipeline does not read images with ``LoadImageFromFile``.
     """
     dataset = copy.deepcopy(dataset)
-    transform = dict(type='Corrupt', name=name, severity=severity, cache=cache)
+    transform = dict(type='mmseg.Corrupt', name=name, severity=severity, cache=cache)
     for leaf in leaf_datasets(dataset):
         leaf['pipeline'] = insert_after(leaf.get('pipeline') or [], LoadImageFromFile, transform)
     return dataset
@@ -203,9 +203,9 @@ def insert_after(pipeline: Sequence, base: type, transform: dict) -> list:
         ConfigError: There is none of the class.
     """
     if not any(_is(kind, base) for kind in kinds_in(pipeline)):
-        raise ConfigError(f'{transform["type"]} belongs behind {base.__name__}, and the pipeline of the data set has '
-                          f'none: {", ".join(types_in(pipeline)) or "it is empty"}. Name {base.__name__} in it, or a '
-                          'class of yours that is derived from it.')
+        raise ConfigError(f'{type_name(transform)} belongs behind {base.__name__}, and the pipeline of the data set '
+                          f'has none: {", ".join(types_in(pipeline)) or "it is empty"}. Name {base.__name__} in it, or '
+                          'a class of yours that is derived from it.')
     placed = []
     for step in pipeline:
         if isinstance(step, dict) and any(_is(kind, base) for kind in kinds_in(step.get('transforms', []))):

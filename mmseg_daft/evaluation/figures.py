@@ -12,7 +12,7 @@ from mmseg_daft.analysis.figures import draw_legend, draw_row, styles
 from mmseg_daft.analysis.findings import Scene
 from mmseg_daft.evaluation.confusion import estimate
 from mmseg_daft.evaluation.corruptions import group_of
-from mmseg_daft.evaluation.results import Results
+from mmseg_daft.evaluation.results import ERROR, Part, Results
 
 _SIDE_BY_SIDE = 3
 _MOST_CLASSES = 8
@@ -32,8 +32,8 @@ def report_figures(results: Results, scenes: Sequence[Scene], palette: Sequence[
 
 
 def draw_numbers(results: Results) -> Figure:
-    """Draw bars of each set's mIoU, and of mPC, with intervals."""
-    numbers = {name: by_run for name, by_run in results.headline.items() if name != 'rPC'}
+    """Draw bars of each set's mIoU or accuracy, and of mPC, with intervals."""
+    numbers = {name: by_run for name, by_run in results.headline.items() if name not in ('rPC', ERROR)}
     figure = Figure((max(7.2, 1.6 + len(numbers) * (0.35 + 0.3 * len(results.runs))), 3.2), layout='constrained')
     axis = figure.subplots()
     width = 0.8 / len(results.runs)
@@ -47,7 +47,7 @@ def draw_numbers(results: Results) -> Figure:
                       ha='center', va='bottom', fontsize=7)
     axis.set_xticks(range(len(numbers)), list(numbers), rotation=25 if len(numbers) > 5 else 0,
                     ha='right' if len(numbers) > 5 else 'center')
-    axis.set(ylabel='mIoU in %', ylim=(0, None))
+    axis.set(ylabel=f'{results.measure.name} in %', ylim=(0, None))
     figure.legend(loc='outside upper center', ncols=min(len(results.runs), 4))
     return figure
 
@@ -67,19 +67,22 @@ def draw_differences(results: Results) -> Figure:
             level = value.verdict() in ('level', '')
             axis.plot(100 * value.value, place, marker=look['marker'], color=look['color'], linestyle='', markersize=5,
                       markerfacecolor='white' if level else look['color'], label=f' {run}' if row == 0 else None)
-    axis.set_yticks(range(len(names)), [_part_name(part) for part in names])
+    axis.set_yticks(range(len(names)), [_part_name(part, results) for part in names])
     axis.grid(axis='x', color='0.9', linewidth=0.6)
-    axis.set(ylim=(len(names) - 0.4, -0.6), xlabel=f'mIoU in points above that of {results.reference}; hollow: level')
+    axis.set(ylim=(len(names) - 0.4, -0.6), 
+             xlabel=f'{results.measure.name} in points above that of {results.reference}; hollow: level')
     figure.legend(loc='outside upper center', ncols=min(len(pairs), 4))
     return figure
 
 
-def _part_name(part: tuple[str, str, str]) -> str:
-    return part[1] if part[0] == 'mIoU' else 'all corruptions (mPC)' if part[2] == 'all' else part[2].replace('_', ' ')
+def _part_name(part: Part, results: Results) -> str:
+    if part[0] == results.measure.name:
+        return part[1]
+    return 'all corruptions (mPC)' if part[2] == 'all' else part[2].replace('_', ' ')
 
 
 def draw_corruptions(results: Results) -> Figure:
-    """Draw a heat map for each run: its mIoU by corruption and severity, on one scale."""
+    """Draw a heat map for each run: its mIoU or accuracy by corruption and severity, on one scale."""
     names, severities = results.corruptions, results.severities
     grids = {run: 100 * results.grid(run)[..., 0] for run in results.runs}
     low, high = (limit(list(grids.values())) for limit in (np.nanmin, np.nanmax))
@@ -105,7 +108,7 @@ def draw_corruptions(results: Results) -> Figure:
                  yticklabels=[name.replace('_', ' ') for name in names])
         axis.tick_params(length=0)
     figure.supxlabel('severity', fontsize=9)
-    figure.colorbar(shown, ax=axes, shrink=0.7, aspect=30, label='mIoU in %')
+    figure.colorbar(shown, ax=axes, shrink=0.7, aspect=30, label=f'{results.measure.name} in %')
     return figure
 
 
@@ -118,7 +121,7 @@ def draw_classes(results: Results) -> Figure:
         by_class: dict[str, list[float]] = {}
         for row in rows:
             if row['set'] == set_:
-                by_class.setdefault(row['class'], []).append(row['iou'].value)
+                by_class.setdefault(row['class'], []).append(row['value'].value)
         chosen[set_] = sorted(by_class, key=lambda name: np.mean(by_class[name]))[:_MOST_CLASSES]
     heights = [len(classes) for classes in chosen.values()]
     step = 0.14 + 0.11 * len(results.runs)
@@ -128,14 +131,14 @@ def draw_classes(results: Results) -> Figure:
         for i, (run, look) in enumerate(styles(results.runs).items()):
             mine = [row for row in rows if (row['set'], row['run']) == (set_, run) and row['class'] in classes]
             y = np.array([classes.index(row['class']) for row in mine]) + 0.7 * ((i + 0.5) / len(results.runs) - 0.5)
-            iou = 100 * np.array([row['iou'] for row in mine]).reshape(-1, 3)
+            iou = 100 * np.array([row['value'] for row in mine]).reshape(-1, 3)
             axis.hlines(y, iou[:, 1], iou[:, 2], color=look['color'], linewidth=1.4)
             axis.plot(iou[:, 0], y, marker=look['marker'], color=look['color'], linestyle='', markersize=4.5,
                       label=f' {run}')
         axis.set(yticks=range(len(classes)), yticklabels=classes, ylim=(len(classes) - 0.4, -0.6), title=set_)
         axis.grid(axis='x', color='0.9', linewidth=0.6)
         axis.tick_params(axis='y', length=0)
-    axes[-1].set(xlabel='IoU in %', xlim=(-1, 101))
+    axes[-1].set(xlabel=f'{results.measure.of_class.replace("_", " ")} in %', xlim=(-1, 101))
     figure.legend(*axes[0].get_legend_handles_labels(), loc='outside upper center', ncols=min(len(results.runs), 4))
     return figure
 

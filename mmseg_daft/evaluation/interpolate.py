@@ -90,7 +90,7 @@ def _interpolate(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.figures import figure_style, save_figure
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
-    from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.engine.configs import is_classifier, read_config
     from mmseg_daft.evaluation.cells import open_cells
     from mmseg_daft.evaluation.curve import curve_rows, draw_curve
     from mmseg_daft.evaluation.interpolation import line_between
@@ -101,6 +101,8 @@ def _interpolate(args: argparse.Namespace) -> None:
 
     with quiet():
         cfg = read_config(args.config, args.cfg_options, needs=('model', 'train_dataloader', 'test_dataloader'))
+        if is_classifier(cfg):
+            raise ValueError(f'{args.config} is of a classifier, and interpolate is for segmentation.')
         further = read_sets(args.sets[0], args.sets[1:]) if args.sets else {}
     out, alphas = args.out or Path('work_dirs', 'interpolate', args.config.stem), sorted({*args.alphas})
     made_from = {'config': str(args.config.resolve()), 'cfg-options': args.cfg_options, 'end': str(args.end.resolve()),

@@ -3,6 +3,7 @@
 Workers read and corrupt images while the models are at work, across the ends of sets, so that neither waits for long.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import broadcast_object_list, gather_object, get_dist_info
+from mmengine.model import BaseModel
 from mmseg.models import BaseSegmentor
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from mmseg_daft.analysis.findings import VOID, Scene
 from mmseg_daft.analysis.measure import nearest, picture, shown_shape
 from mmseg_daft.analysis.runs import LoadedModel, load_run
-from mmseg_daft.evaluation.cells import Cell, TestData
+from mmseg_daft.engine.configs import is_classifier
+from mmseg_daft.evaluation.cells import Cell, LabeledCell, TestData
 from mmseg_daft.evaluation.store import Key, cell_path, weights_digest, written_cell
 
 
@@ -38,13 +41,14 @@ def load_runs(cfg: Config, runs: Mapping[str, Path]) -> dict[str, LoadedModel]:
     loaded = {name: load_run(cfg, name, path, device) for name, path in runs.items()}
     for name, run in loaded.items():
         if not run.predicts:
-            raise ValueError(f'{name}={run.source} has no decoder that fits the config\'s model, so it predicts '
+            part = 'head' if is_classifier(cfg) else 'decoder'
+            raise ValueError(f'{name}={run.source} has no {part} that fits the config\'s model, so it predicts '
                              'nothing. All runs have to be of one architecture and of the same classes.')
     return loaded
 
 
 def evaluate(
-    models: Mapping[str, BaseSegmentor], cells: Sequence[Cell], classes: Sequence[str], folder: Path, cfg: Config,
+    models: Mapping[str, BaseModel], cells: Sequence[Cell], classes: Sequence[str], folder: Path, cfg: Config,
     workers: int = 4, console: Console | None = None,
 ) -> dict[tuple[str, Key], Path]:
     """Count what each model tells on each cell's images, and return the files by model and the cell's key.
@@ -63,12 +67,13 @@ def evaluate(
             cannot be used.
         OSError: A file cannot be written; those before it are kept.
     """
-    heads = cfg.model.decode_head
+    part = 'head' if is_classifier(cfg) else 'decode_head'
+    heads = cfg.model[part]
     told = (heads if isinstance(heads, dict) else heads[-1]).get('num_classes')
     if told != len(classes):
         raise ValueError(f'The model tells {told} classes, but the test set has {len(classes)}: {", ".join(classes)}. '
-                         "Set model.decode_head.num_classes, or the data set's metainfo.")
-    ignored = _ignored(cfg, len(classes))
+                         f"Set model.{part}.num_classes, or the data set's metainfo.")
+    ignored = [] if is_classifier(cfg) else _ignored(cfg, len(classes))
     digests = {name: weights_digest(model) for name, model in models.items()}
     made_from = {
         (name, cell.key): dict(cell.made_from, classes=list(classes), ignored=ignored, model=cfg.model, weights=digest)
@@ -139,30 +144,41 @@ def _as_it_is(sample: Any) -> Any:
 
 
 def _blocks(
-    jobs: Sequence[_Job], models: Mapping[str, BaseSegmentor], classes: int, ignored: Sequence[int], workers: int,
+    jobs: Sequence[_Job], models: Mapping[str, BaseModel], classes: int, ignored: Sequence[int], workers: int,
     console: Console | None,
 ) -> Iterator[list[NDArray[np.uint32]]]:
     """Yield each block's rows (image, ground truth, prediction, pixels) by model, none but in the first process."""
     rank, world_size = get_dist_info()
-    shares = [(i, block[rank::world_size]) for i, job in enumerate(jobs) for block in job.cell.blocks()]
-    places = ((i, number) for i, numbers in shares for number in numbers)
+    shares = [(i, job.cell.batches(block)[rank::world_size])
+              for i, job in enumerate(jobs) for block in job.cell.blocks()]
+    places = [(i, number) for i, batches in shares for number in itertools.chain(*batches)]
     loader = sample_loader([job.cell for job in jobs], places, workers)
-    samples = iter(track(loader, 'Evaluate', sum(len(numbers) for _, numbers in shares), console=console,
-                         disable=rank > 0 or console is None))
-    for i, numbers in shares:
+    samples = iter(track(loader, 'Evaluate', len(places), console=console, disable=rank > 0 or console is None))
+    for i, batches in shares:
         job = jobs[i]
         mine: dict[str, list[NDArray[np.int64]]] = {name: [np.empty((0, 4), np.int64)] for name in job.names}
-        for number in numbers:
-            sample = next(samples)
-            if isinstance(sample, ValueError):
-                raise sample
+        for numbers in batches:
+            batch = dict(zip(numbers, samples, strict=False))  # strict would take a sample more
+            for wrong in (sample for sample in batch.values() if isinstance(sample, ValueError)):
+                raise wrong
             seen_by = {name: models[name] for name in job.names}
-            for name, pairs in confusions(seen_by, sample, job.cell, classes, ignored):
-                mine[name].append(np.insert(pairs, 0, number, 1))
+            for name, found in _rows(seen_by, batch, job.cell, classes, ignored):
+                mine[name].append(found)
         everyone = gather_object({name: np.concatenate(rows) for name, rows in mine.items()})
         joined = [np.concatenate([its[name] for its in everyone or []]) for name in job.names if everyone]
         yield [rows[np.argsort(rows[:, 0], kind='stable')] for rows in joined]
     next(samples, None)
+
+
+def _rows(
+    models: Mapping[str, BaseModel], samples: Mapping[int, Mapping[str, Any]], cell: Cell, classes: int,
+    ignored: Sequence[int],
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield each model's rows (image, ground truth, prediction, pixels) of samples by their images' numbers."""
+    if isinstance(cell, LabeledCell):
+        return told_labels(models, samples)
+    return ((name, np.insert(pairs, 0, number, 1)) for number, sample in samples.items()
+            for name, pairs in confusions(models, sample, cell, classes, ignored))
 
 
 @torch.no_grad()
@@ -187,6 +203,22 @@ def confusions(
         pixels = torch.bincount(labels * classes + told[counts].long(), minlength=classes ** 2).cpu().numpy()
         pairs = pixels.nonzero()[0]
         yield name, np.stack([pairs // classes, pairs % classes, pixels[pairs]], 1)
+
+
+@torch.no_grad()
+def told_labels(
+    models: Mapping[str, BaseModel], samples: Mapping[int, Mapping[str, Any]],
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield each classifier's rows (image, ground truth, prediction, 1) of images, which are given by their numbers."""
+    if len({sample['inputs'].shape for sample in samples.values()}) > 1:  # together they would be padded
+        for number, sample in samples.items():
+            yield from told_labels(models, {number: sample})
+        return
+    batch = next(iter(models.values())).data_preprocessor(pseudo_collate([*samples.values()]), False)  # that of all
+    truth = torch.cat([sample.gt_label for sample in batch['data_samples']]).cpu().numpy()
+    for name, model in models.items():
+        told = torch.cat([sample.pred_label for sample in model(**batch, mode='predict')]).cpu().numpy()
+        yield name, np.stack([[*samples], truth, told, np.ones_like(truth)], 1)
 
 
 @torch.no_grad()

@@ -56,13 +56,13 @@ def difference_rows(results: Results) -> Iterator[dict[str, Any]]:
     for (run, against), parts in results.differences.items():
         for (measure, set_, corruption), values in parts.items():
             difference = estimate(values)
-            name = f'mIoU, {set_}' if measure == 'mIoU' else f'{measure}, {corruption.replace("_", " ")}'
-            yield {'part': name, 'run': run, 'against': against, 'difference': difference,
+            where = set_ if measure == results.measure.name else corruption.replace('_', ' ')
+            yield {'part': f'{measure}, {where}', 'run': run, 'against': against, 'difference': difference,
                    'verdict': difference.verdict() or 'too few images'}
 
 
 def corruption_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """Yield a row for each corruption and run: mIoU by severity, their mean, and CD and rCD."""
+    """Yield a row for each corruption and run: mIoU or accuracy by severity, their mean, and CD and rCD."""
     if not results.corruptions:
         return
     grids = {run: results.grid(run)[..., 0] for run in results.runs}
@@ -84,15 +84,15 @@ def show_results(console: Console, results: Results) -> None:
 
     headline = results.headline
     for runs in _some(results.runs):
-        print_table(console, 'mIoU in %, with 95 % intervals over images', ('', *runs),
+        print_table(console, f'{results.measure.name} in %, with 95 % intervals over images', ('', *runs),
                     [[name, *(cell(by_run[run]) for run in runs)] for name, by_run in headline.items()])
     differences = {run: parts for (run, against), parts in results.differences.items()
                    if against == results.reference}
     for runs in _some(list(differences)):
         rows = []
-        for part, name in zip([p for p in differences[runs[0]] if p[2] in ('', 'all')], headline, strict=True):
+        for part in (part for part in differences[runs[0]] if part[2] in ('', 'all')):
             values = [estimate(differences[run][part]) for run in runs]
-            rows.append([name, *(f'{cell(value, "+")}\n{value.verdict()}'.rstrip() for value in values)])
+            rows.append([results.title(part), *(f'{cell(value, "+")}\n{value.verdict()}'.rstrip() for value in values)])
         if results.corruptions:
             for measure in ('CD', 'rCD'):
                 rows.append([f'm{measure} in %', *(

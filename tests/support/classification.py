@@ -42,6 +42,7 @@ def write_cifar10(root: Path, train: int = 20, test: int = 8) -> None:
         labels = rng.integers(0, 10, number)
         data = _images(rng, labels, 32).transpose(0, 3, 1, 2).reshape(number, -1)
         (folder / name).write_bytes(pickle.dumps(dict(data=data, labels=labels.tolist())))
+    labels_of_test = labels
     (root / 'cifar10.1').mkdir()
     labels = rng.integers(0, 10, test).astype(np.int32)
     np.save(root / 'cifar10.1' / 'cifar10.1_v6_data.npy', _images(rng, labels, 32))
@@ -51,10 +52,10 @@ def write_cifar10(root: Path, train: int = 20, test: int = 8) -> None:
     _images(rng, labels, 96).transpose(0, 3, 2, 1).tofile(root / 'stl10_binary' / 'test_X.bin')
     labels.tofile(root / 'stl10_binary' / 'test_y.bin')
     (root / 'CIFAR-10-C').mkdir()
-    labels = np.tile(np.arange(2, dtype=np.uint8), 5)
+    labels = np.tile(labels_of_test, 5).astype(np.uint8)
     np.save(root / 'CIFAR-10-C' / 'labels.npy', labels)
     for name in Config.fromfile(CONFIGS / '_base_/datasets/cifar10.py').test_cfg.domains.cifar10_c.datasets:
-        np.save(root / 'CIFAR-10-C' / name.images, _images(rng, labels, 32))
+        np.save(root / 'CIFAR-10-C' / f'{name.corruption}.npy', _images(rng, labels, 32))
 
 
 def write_breeds(root: Path) -> None:
