@@ -79,3 +79,20 @@ def browser(tmp_path):
     from support.browser import opened_browser
     with opened_browser(tmp_path / 'profile') as driver:
         yield driver
+
+
+@pytest.fixture
+def sweep(capsys):
+    """Return a function that runs a subcommand of sweep here and returns its output, one space for each blank."""
+    from mmseg_daft import cli
+
+    def run(*words, code=0):
+        try:
+            status = cli.main(['sweep', *map(str, words)])
+        except SystemExit as stop:
+            status, message = 1, stop.code
+            print(message)
+        output = capsys.readouterr().out
+        assert status == code, output
+        return ' '.join(output.split())
+    return run

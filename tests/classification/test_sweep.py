@@ -37,21 +37,6 @@ def write(tasks, tmp_path):
     return config
 
 
-@pytest.fixture
-def sweep(capsys):
-    """Return a function that runs a subcommand and returns its output, one space for each blank."""
-    def run(*words, code=0):
-        try:
-            status = cli.main(['sweep', *map(str, words)])
-        except SystemExit as stop:
-            status, message = 1, stop.code
-            print(message)
-        output = capsys.readouterr().out
-        assert status == code, output
-        return ' '.join(output.split())
-    return run
-
-
 def accuracy(config, checkpoint, loader):
     """Of a checkpoint on a loader's images, in an own loop."""
     cfg = Config.fromfile(config)

@@ -41,21 +41,6 @@ VOC, CITYSCAPES, CAMVID = (name.replace('daft/daft', 'ft/ft') for name in (
 FT = Protocol((Step(('backbone_lr', 'head_lr'), (0.1,)),))
 
 
-@pytest.fixture
-def sweep(capsys):
-    """Return a function that runs a subcommand in this process and returns its output, one space for each blank."""
-    def run(*words, code=0):
-        try:
-            status = cli.main(['sweep', *map(str, words)])
-        except SystemExit as stop:
-            status, message = 1, stop.code
-            print(message)
-        output = capsys.readouterr().out
-        assert status == code, output
-        return ' '.join(output.split())
-    return run
-
-
 def folder_of(path, config='x.py', **options):
     return SweepFolder(path, **{'sweep': Sweep({'ft': FT}, iterations=2), 'configs': {'ft': str(config)},
                                 'held_out': 0.3, 'held_out_by': '', 'held_out_seed': 0, **options})
