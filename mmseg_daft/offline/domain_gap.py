@@ -6,7 +6,8 @@ CONFIG is a training config on the target domain. The source model is
 CHECKPOINT, a segmentor's, or the start that CONFIG names by load_from or
 init_cfg. Prints how far the statistics of each batch-norm layer move, and how
 well linear read-outs of the features tell the target's pixels: of the features
-as they are, and with adapted statistics. Writes gap.csv, gap.json and gap.png.
+as they are, and with adapted statistics; which of them is better says what to
+expect of a conversion. Writes gap.csv, gap.json and gap.png.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def _measure(args: argparse.Namespace) -> None:
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report, write_csv
     from mmseg_daft.console import make_console, print_table, quiet
     from mmseg_daft.files import refuse_unwritable, write_atomically
-    from mmseg_daft.offline.gap import draw_gap, measure_accuracies, measure_layers, summary
+    from mmseg_daft.offline.gap import draw_gap, measure_accuracies, measure_layers, summary, verdict
     from mmseg_daft.offline.start import read_start
 
     out = args.out or Path('work_dirs', 'domain_gap', args.config.stem)
@@ -70,11 +71,11 @@ def _measure(args: argparse.Namespace) -> None:
     write_csv(out / 'gap.csv', list(rows[0]), rows)
     accuracies = measure_accuracies(start, args.probe_batches)
 
-    sentence = summary(rows, accuracies)
+    sentence, expected = summary(rows, accuracies), verdict(accuracies) if accuracies else None
     write_atomically(out / 'gap.json', dict(
         config=str(args.config), checkpoint=args.checkpoint and str(args.checkpoint),
         data=record.dataset, num_images=record.num_images, num_batches=record.num_batches,
-        accuracies=accuracies and accuracies._asdict(), summary=sentence, layers=rows))
+        accuracies=accuracies and accuracies._asdict(), summary=sentence, verdict=expected, layers=rows))
     with figure_style():
         save_figure(draw_gap(rows, accuracies, other), out, 'gap', ['png'])
     console = make_console()
@@ -85,4 +86,6 @@ def _measure(args: argparse.Namespace) -> None:
         [[row['layer'].removeprefix('backbone.'), *(f'{row[key]:.3f}' for key in keys)]
          for row in sorted(rows, key=lambda row: -row['divergence'])])
     console.print(sentence, markup=False)
+    if expected:
+        console.print(f'\n{expected}', markup=False)
     console.print(f'\nReport: {out}: gap.csv, gap.json, gap.png', soft_wrap=True, markup=False)

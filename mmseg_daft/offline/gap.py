@@ -195,6 +195,16 @@ def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) ->
             f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')
 
 
+def verdict(accuracies: Accuracies) -> str:
+    """Return what to expect of a conversion, in two sentences: the rule of ``docs/shifts.md``, and how it did there."""
+    if accuracies.source > accuracies.adapted:
+        return ('Linear read-outs are better of the source features than with adapted statistics: convert. On 12 of 13 '
+                'such shifts the conversion helped on the target, by 6.3 mIoU on average over all 13 '
+                '(docs/shifts.md).')
+    return ('Linear read-outs are no better of the source features than with adapted statistics: a conversion is '
+            'unlikely to help on the target. On two such shifts it cost 0.5 mIoU on average (docs/shifts.md).')
+
+
 def draw_gap(
     rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None, other: Sequence[Mapping[str, Any]] | None = None,
 ) -> Figure:

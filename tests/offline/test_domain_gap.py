@@ -5,7 +5,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import cv2
 import numpy as np
@@ -17,7 +17,15 @@ from support.small_runs import small
 
 from mmseg_daft.analysis.figures import save_figure
 from mmseg_daft.cli import main
-from mmseg_daft.offline.gap import Accuracies, balanced_accuracy, draw_gap, probe_accuracy, sample_pixels, summary
+from mmseg_daft.offline.gap import (
+    Accuracies,
+    balanced_accuracy,
+    draw_gap,
+    probe_accuracy,
+    sample_pixels,
+    summary,
+    verdict,
+)
 
 DAFT = 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py'
 
@@ -85,6 +93,23 @@ def test_the_summary_is_one_line_of_facts():
         'No read-outs: they need labels of two classes, in two mini-batches.')
 
 
+def test_the_verdict_quotes_the_study_of_shifts(monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(root / 'benchmarks')
+    import shifts
+
+    cases = shifts.read_cases(root / 'docs' / 'shifts.csv')
+    key, good, poor = 'difference of the read-outs', Accuracies(0.5, 0.4, None, 4), Accuracies(0.4, 0.4, 0.9, 4)
+    better = [case.brings('seen') for case in cases if case.foretells[key] > 0]
+    worse = [case.brings('seen') for case in cases if case.foretells[key] <= 0]
+    assert f'On {sum(gain > 0 for gain in better)} of {len(better)} such shifts' in verdict(good)
+    assert f'by {fmean(better):.1f} mIoU on average over all {len(better)} ' in verdict(good)
+    assert len(worse) == 2 and f'it cost {-fmean(worse):.1f} mIoU' in verdict(poor)
+    page = (root / 'docs' / 'shifts.md').read_text()
+    assert shifts.table_of_cases(cases) in page and shifts.table_of_rules(cases) in page
+    assert shifts.table_of_rules([case for case in cases if case.half == 2]) in page
+
+
 def test_the_page_of_camvid_s_two_gaps_is_what_is_said_of_them():
     docs = Path(__file__).parents[2] / 'docs'
     cases = json.loads((docs / 'camvid_domain_gap.json').read_text())
@@ -149,7 +174,7 @@ def test_the_report(source, domain_gap, tmp_path):
     names = [row['layer'].removeprefix('backbone.') for row in ranked]
     assert said.index(f'\n{names[0]} ') < said.index(f'\n{names[-1]} ')
     assert 0 <= report['accuracies']['head'] <= 1 and 0 < report['accuracies']['source'] <= 1
-    assert report['summary'] in ' '.join(said.split())
+    assert report['summary'] in ' '.join(said.split()) and report['verdict'] in ' '.join(said.split())
     assert (tmp_path / 'gap' / 'gap.png').stat().st_size > 10_000
     assert (tmp_path / 'statistics.safetensors').is_file()
     written = (tmp_path / 'gap' / 'gap.csv').read_bytes()
