@@ -3,10 +3,9 @@
     mmseg-daft analyze CONFIG NAME=RUN [NAME=RUN ...] [--pretrained CHECKPOINT]
 
 CONFIG is an mmseg config of the model and data, or MMPretrain's of a
-classifier. RUN is a checkpoint or a run
-folder, of which the last checkpoint is taken; all are of the config's model.
-The pre-trained model is what the config starts from (init_cfg, load_from), or
---pretrained. For example
+classifier. RUN is a checkpoint or a run folder, of which the last checkpoint
+is taken; all are of the config's model. The pre-trained model is what the
+config starts from (init_cfg, load_from), or --pretrained. For example
 
     C=deeplabv3plus_r50-moco_b16-30k_voc12aug-513x513
     mmseg-daft analyze configs/ft/ft_$C.py FT=work_dirs/ft_$C \\

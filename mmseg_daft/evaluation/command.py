@@ -4,9 +4,9 @@
         [--corruptions all|NAME ... [--severities 1-5]] [--reference NAME]
 
 CONFIG is an mmseg config of the model and data, or MMPretrain's of a classifier: then the measure is accuracy, and the
-further sets are its test_cfg.domains. RUN is a checkpoint or a run folder, of which the last checkpoint is
-taken; all are of the config's model. They are run on the config's own test set, on the sets that FILE describes, and on
-the test set under corruptions: all, noise, blur, weather, digital, cityscapes-c (SegFormer's protocol) or one by name.
+further sets are its test_cfg.domains. RUN is a checkpoint or a run folder, of which the last checkpoint is taken; all
+are of the config's model. They are run on the config's own test set, on the sets that FILE describes, and on the test
+set under corruptions: all, noise, blur, weather, digital, cityscapes-c (SegFormer's protocol) or one by name.
 For example
 
     C=deeplabv3plus_r50-moco_b16-30k_cityscapes-768x768
