@@ -23,6 +23,8 @@ from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmseg_daft.engine.configs import further_domains
+
 _CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
 
@@ -252,17 +254,15 @@ class DomainsTestLoop(TestLoop):
         Others are ``TestLoop``'s.
 
     Raises:
-        ValueError: ``only`` names a domain that is not there.
+        ConfigError: ``only`` names a domain that is not there.
     """
 
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict, evaluator: Evaluator | dict | list,
         domains: dict[str, dict], only: Sequence[str] | None = None, fp16: bool = False,
     ) -> None:
-        names = list(domains) if only is None else list(only)
-        if unknown := [name for name in names if name not in domains]:
-            raise ValueError(f'test_cfg.only names {unknown}, and test_cfg.domains has {list(domains)}.')
-        loaders = {name: runner.build_dataloader(dict(dataloader, dataset=domains[name])) for name in names}
+        loaders = {name: runner.build_dataloader(dict(dataloader, dataset=domain))
+                   for name, domain in further_domains(dict(domains=domains, only=only)).items()}
         super().__init__(runner, dataloader, evaluator, fp16)
         self.loaders = {'': self.dataloader, **loaders}
 

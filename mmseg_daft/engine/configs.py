@@ -154,6 +154,19 @@ def is_classifier(cfg: Config) -> bool:
     return 'head' in cfg.model and 'decode_head' not in cfg.model
 
 
+def further_domains(test_cfg: Mapping[str, Any] | None) -> dict[str, dict]:
+    """Return the further test sets of a ``DomainsTestLoop``, by name: all, or those that ``only`` names.
+
+    Raises:
+        ConfigError: ``only`` names one that is not there.
+    """
+    domains, only = ((test_cfg or {}).get(key) for key in ('domains', 'only'))
+    names, domains = only if only is not None else domains or (), domains or {}
+    if unknown := [name for name in names if name not in domains]:
+        raise ConfigError(f'test_cfg.only names {unknown}, and test_cfg.domains has {list(domains)}.')
+    return {name: domains[name] for name in names}
+
+
 def ignored_labels(cfg: Config) -> set[int]:
     """Return the labels that stand for no class: what the decoders ignore, 255 where they do not say."""
     heads = cfg.model.get('decode_head') or {}

@@ -203,18 +203,6 @@ def open_cells(
                     {OWN: (), **{each.name: each.lacking for each in mapped}})
 
 
-def further_domains(cfg: Config) -> dict[str, dict]:
-    """Return the further test sets that a classifier's config has for ``DomainsTestLoop``, by name.
-
-    Raises:
-        ConfigError: ``test_cfg.only`` names one that is not there.
-    """
-    domains, only = ((cfg.get('test_cfg') or {}).get(key) for key in ('domains', 'only'))
-    if unknown := [name for name in only or () if name not in (domains or {})]:
-        raise ConfigError(f'test_cfg.only names {unknown}, and test_cfg.domains has {list(domains or {})}.')
-    return {name: domain for name, domain in (domains or {}).items() if only is None or name in only}
-
-
 def _labeled_data(
     cfg: Config, own: Cell, further: Mapping[str, dict], corruptions: Sequence[tuple[str, int]], store: str | None,
 ) -> TestData:
@@ -231,6 +219,7 @@ def _labeled_data(
                               f'the own test set: {", ".join(classes)}. Name them in its config, so that labels agree.')
     published = {part['corruption']: part for domain in ((cfg.get('test_cfg') or {}).get('domains') or {}).values()
                  for part in leaf_datasets(domain) if 'corruption' in part}
+    labels = own.labels() if published and corruptions else []
     for name, severity in corruptions:
         if not published:
             cells.append(LabeledCell(OWN, config, name, severity, store, like=own))
@@ -239,7 +228,7 @@ def _labeled_data(
             raise ConfigError(f'The config has no corrupted images of {name}, only of {", ".join(published)}: see '
                               'test_cfg.domains. Leave it out.')
         cells.append(LabeledCell(OWN, dict(published[name], severity=severity), name, severity))
-        if cells[-1].labels() != own.labels():
+        if cells[-1].labels() != labels:
             raise ConfigError(f'The corrupted images {cells[-1]} have other labels than the test set, so they are not '
                               'the same images. Get both again.')
     return TestData(classes, (), cells, {cell.key[0]: () for cell in cells if not cell.key[1]}, ACCURACY)

@@ -93,8 +93,8 @@ def _evaluate(args: argparse.Namespace, console: Console) -> None:
     from mmseg_daft.analysis.command import processes, read_runs
     from mmseg_daft.analysis.report import MADE_FROM, refuse_other_report
     from mmseg_daft.console import quiet
-    from mmseg_daft.engine.configs import is_classifier, read_config
-    from mmseg_daft.evaluation.cells import further_domains, open_cells
+    from mmseg_daft.engine.configs import further_domains, is_classifier, read_config
+    from mmseg_daft.evaluation.cells import open_cells
     from mmseg_daft.evaluation.corruptions import cells as pairs_of
     from mmseg_daft.evaluation.measure import evaluate, load_runs, show_images
     from mmseg_daft.evaluation.report import show_results, write_report
@@ -108,7 +108,7 @@ def _evaluate(args: argparse.Namespace, console: Console) -> None:
         if args.sets and is_classifier(cfg):
             raise ValueError("--sets is for segmentation. A classifier's further sets are in its config: "
                              'test_cfg.domains, of which test_cfg.only names those to take.')
-        further = (further_domains(cfg) if is_classifier(cfg) else
+        further = (further_domains(cfg.get('test_cfg')) if is_classifier(cfg) else
                    read_sets(args.sets[0], args.sets[1:]) if args.sets else {})
     severities = sorted({severity for some in args.severities for severity in some})
     pairs = pairs_of(args.corruptions, severities) if args.corruptions else []

@@ -69,7 +69,7 @@ def draw_differences(results: Results) -> Figure:
                       markerfacecolor='white' if level else look['color'], label=f' {run}' if row == 0 else None)
     axis.set_yticks(range(len(names)), [_part_name(part, results) for part in names])
     axis.grid(axis='x', color='0.9', linewidth=0.6)
-    axis.set(ylim=(len(names) - 0.4, -0.6), 
+    axis.set(ylim=(len(names) - 0.4, -0.6),
              xlabel=f'{results.measure.name} in points above that of {results.reference}; hollow: level')
     figure.legend(loc='outside upper center', ncols=min(len(pairs), 4))
     return figure

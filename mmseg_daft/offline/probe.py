@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmseg_daft.files import refuse_unwritable
 from mmseg_daft.options import add_cfg_options
+from mmseg_daft.run_output import PROBE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         UnwritableError: The checkpoint cannot be written.
         SystemExit: The model has no linear head, or as ``fit_probe``.
     """
-    out = (args.work_dir or Path('work_dirs') / Path(args.config).stem) / 'probe.pth'
+    out = (args.work_dir or Path('work_dirs') / Path(args.config).stem) / PROBE
     refuse_unwritable(out)
     import torch
     from mmengine.runner import Runner

@@ -18,7 +18,16 @@ from mmengine.runner import Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, PARAM_SCHEDULERS
 from torch import nn
 
-from mmseg_daft.engine.configs import hook_of, hooks_of, is_classifier, length_of, read_config, registered, type_name
+from mmseg_daft.engine.configs import (
+    further_domains,
+    hook_of,
+    hooks_of,
+    is_classifier,
+    length_of,
+    read_config,
+    registered,
+    type_name,
+)
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
 from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN
@@ -88,10 +97,11 @@ def freeze(folder: SweepFolder) -> None:
             for part in ('train_dataloader', evaluated):
                 with _building(named, part):
                     Runner.build_dataloader(frozen[part], seed=0)
-        domains = (report.get('test_cfg') or {}).get('domains') or {}  # DomainsTestLoop's, read once all is trained
-        for domain in (report.test_cfg.get('only') or domains) if domains else ():
-            with _building(named, f'test_cfg.domains.{domain}'):
-                DATASETS.build(domains[domain])
+        with _building(named, 'test_cfg'):
+            domains = further_domains(report.get('test_cfg'))  # which are read once all is trained
+        for name, domain in domains.items():
+            with _building(named, f'test_cfg.domains.{name}'):
+                DATASETS.build(domain)
         frozen_configs = {REPORT: report} | {
             stage: cfg if step.converted else without_conversion(named, cfg)
             for stage, step in folder.sweep.methods[method].stages().items()}

@@ -210,7 +210,7 @@ def read_evaluation(path: Path, decision: Decision) -> dict[str, dict[str, float
     return found
 
 
-def further_domains(folder: SweepFolder, decision: Decision) -> dict[str, dict[str, float]]:
+def further_metrics(folder: SweepFolder, decision: Decision) -> dict[str, dict[str, float]]:
     """Return what the reported runs' tests found on other domains, as ``read_evaluation``."""
     found: dict[str, dict[str, float]] = {}
     for run in decision.runs:
@@ -256,7 +256,7 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
     """Write all files into ``DIR/results``, print the table and return what is missing."""
     refuse_unwritable(folder.path / 'results' / 'runs.csv')
     decision = folder.look(slurm_queue())
-    evaluated = further_domains(folder, decision) | (read_evaluation(evaluation, decision) if evaluation else {})
+    evaluated = further_metrics(folder, decision) | (read_evaluation(evaluation, decision) if evaluation else {})
     rows = [row_of(folder, run, decision.look(run))
             | {measure: by_run.get(run.name) for measure, by_run in evaluated.items()} for run in decision.runs]
     results, place, metric = method_results(decision), folder.path / 'results', folder.sweep.metric
