@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mmseg_daft
-from mmseg_daft.files import refuse_unwritable
+from mmseg_daft.files import mend_last_checkpoint, refuse_unwritable
 from mmseg_daft.launch.mmseg_script import NEEDED_TO_TRAIN, add_common_arguments, run_script
 
 PASSES_ON = True
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``; or, with it,
             ``load_from`` cannot be read, or may be the run's past as well as its start; or ``--amp`` does not fit.
     """
-    from mmseg_daft.engine.configs import read_config
+    from mmseg_daft.engine.configs import hook_of, read_config
 
     cfg = read_config(args.config, args.cfg_options, import_modules=False, needs=NEEDED_TO_TRAIN)
     work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
@@ -55,10 +55,17 @@ def run(args: argparse.Namespace) -> int:
     if args.amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise SystemExit(f"--amp: mmseg's train.py does it for optim_wrapper.type='OptimWrapper' alone, and "
                          f"{args.config} has {kind}. Write type='AmpOptimWrapper', loss_scale='dynamic' there instead.")
+    out_dir = (hook_of(cfg, 'CheckpointHook') or {}).get('out_dir')  # of one's own, that may be remote
+    if args.resume and _first_rank() and not out_dir and (problem := mend_last_checkpoint(work_dir)):
+        print(f'Resume: {problem}.', flush=True)
     words = _settled_words(args, cfg, work_dir) if args.resume and cfg.get('load_from') else args.words
     # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
     return run_script('train.py', args.launcher, words)
+
+
+def _first_rank() -> bool:
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def _settled_words(args: argparse.Namespace, cfg: Mapping[str, Any], work_dir: Path) -> list[str]:
@@ -71,7 +78,7 @@ def _settled_words(args: argparse.Namespace, cfg: Mapping[str, Any], work_dir: P
         load_from, resume, remark = settled_start(cfg['load_from'], work_dir, name)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    if remark and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if remark and _first_rank():
         print(remark, flush=True)
     if not resume:  # which argparse knows from --r on
         return [word for word in args.words if not (word.startswith('--r') and '--resume'.startswith(word))]

@@ -140,6 +140,19 @@ def undisturbed(config, run, **end):
     return digests(run, **end)
 
 
+def test_what_a_kill_left_half_noted_is_mended_without_the_hook_too(make, tmp_path):
+    """MMEngine empties last_checkpoint before it writes it anew."""
+    config, run = dump(make(iters=4, custom_hooks=HOOKS[:1]), tmp_path / 'run.py'), tmp_path / 'noted'
+    words = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(run)]
+    subprocess.run(words, check=True, capture_output=True, env=environment())
+    (run / 'last_checkpoint').write_text('')
+    (run / 'iter_4.pth').unlink()
+    done = subprocess.run([*words, '--resume'], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'names nothing, which is missing or half-written; iter_2.pth is the last that is whole' in done.stdout
+    assert 'resumed epoch: 0, iter: 2' in done.stdout + done.stderr and (run / 'iter_4.pth').is_file()
+
+
 def moment(rng):
     """Draw a moment to kill at: an event since the start, which time it happens, and seconds after it."""
     kind = rng.choice(['pass', 'ready', 'iteration', 'save', 'validation'], p=[0.2, 0.1, 0.3, 0.3, 0.1])
