@@ -17,9 +17,6 @@ from mmseg_daft.engine import BNConversionHook
 from mmseg_daft.engine.convert_model import RECORD
 
 ALL = sorted(f'classification/{path.name}' for path in (CONFIGS / 'classification').glob('*.py'))
-TRAINED = [name for name in ALL if ('moco' in name and ('daft_' in name or 'cifar10' in name))
-           or ('daft_' in name and ('cifar10' in name or 'digits' in name))]
-"""Each method on CIFAR-10, DAFT on each task and from each start: the others are made of the same parts."""
 
 
 def test_all_configs_are_here():
@@ -55,7 +52,7 @@ def test_config_builds(name, make):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', ALL)
 def test_config_trains(name, make, tmp_path):
     cfg = make(name, **{'val_dataloader.dataset.indices': 4})
     states = []
