@@ -131,12 +131,14 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     mmseg_daft.register()
     from rich.progress import Progress
 
+    from mmseg_daft.console import quiet
     from mmseg_daft.sweep.plan import freeze, probe, read, shape_of
     from mmseg_daft.sweep.results import plan_table
 
     configs = dict(word.split('=', 1) for word in args.methods)
     first = next(iter(configs.values()))
-    shape = shape_of(first, read(first, args.cfg_options))
+    with quiet():
+        shape = shape_of(first, read(first, args.cfg_options))
     sweep = read_sweep(args, shape.pop('iterations'), shape['validation'])
     held_out = 0 if shape['validation'] else args.held_out or 0.1
     folder = SweepFolder(args.folder, sweep, configs, held_out, args.held_out_by, args.held_out_seed or 0,
@@ -144,7 +146,8 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     if not (args.folder / 'sweep.json').is_file():  # which comes last: what cannot be swept leaves no sweep behind
         for part in ('configs', 'split'):
             shutil.rmtree(args.folder / part, ignore_errors=True)
-        freeze(folder)
+        with quiet():
+            freeze(folder)
     folder.save()
     if executor:
         with Progress(console=console) as progress:

@@ -574,10 +574,11 @@ def test_a_sweep_on_this_machine_interrupted_and_gone_on_with(sweep, shapes_root
     """LP and LP-FT, timed, interrupted by Ctrl-C and gone on with; LP-FT starts from the models of LP."""
     configs = write_methods(tmp_path, shapes_root, ('lp', 'lpft'))
     folder = tmp_path / 'sweep'
-    output = sweep('plan', folder, '--method', f'lpft={configs["lpft"]}', '--method', f'lp={configs["lp"]}',
-                   '--grid', 'lp.1=0.1', '--grid', 'lpft.1=1e-3', '--report-seeds', 0, '--held-out', 0.3,
-                   '--gpus-per-run', 0, '--probe', 3)
-    assert '4 runs of 2 iterations' in output
+    plan_it = [sys.executable, '-m', 'mmseg_daft', 'sweep', 'plan', folder, '--method', f'lpft={configs["lpft"]}',
+               '--method', f'lp={configs["lp"]}', '--grid', 'lp.1=0.1', '--grid', 'lpft.1=1e-3', '--report-seeds', '0',
+               '--held-out', '0.3', '--gpus-per-run', '0', '--probe', '3']
+    output = subprocess.run(plan_it, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert '4 runs of 2 iterations' in ' '.join(output.split()) and 'mmengine' not in output
     timed = json.loads((folder / 'probe.json').read_text())
     hours = sum(2 * (t['seconds_around'] + 2 * t['seconds_per_iteration']) for t in timed.values()) / 3600
     shown = float(re.search(r'about ([\d.]+) GPU hours', output).group(1))
