@@ -71,11 +71,14 @@ def _run(name: str, words: list[str]) -> int:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     try:
         return module.run(args)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+    except ImportError as error:
+        missing: BaseException | None = error
+        while missing and not isinstance(missing, ModuleNotFoundError):  # MMEngine's names no module
+            missing = missing.__cause__ or missing.__context__
+        if missing is None or missing.name not in EXTRAS:
             raise
-        raise SystemExit(f'mmseg-daft {name} needs {error.name}, which is not installed: '
-                         f"pip install 'mmseg-daft[{EXTRAS[error.name]}]'") from error
+        raise SystemExit(f'mmseg-daft {name} needs {missing.name}, which is not installed: '
+                         f"pip install 'mmseg-daft[{EXTRAS[missing.name]}]'") from error
     except KeyboardInterrupt:
         raise SystemExit(f'mmseg-daft {name}: interrupted.') from None
     except ValueError as error:

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from support import environment
 from support.classification import DAFT_CIFAR, small_classifier, write_classifier_start
-from support.small_runs import Probe, train
+from support.small_runs import CONFIGS, Probe, train
 from torch import nn
 
 from docs.write_digits import write as write_digit
@@ -187,6 +187,21 @@ def test_the_package_needs_no_mmpretrain():
     done = subprocess.run([sys.executable, '-W', 'error::UserWarning:mmseg_daft', '-c', code],
                           capture_output=True, text=True, env=environment())
     assert done.returncode == 0 and 'not registered' not in done.stderr, done.stderr[-3000:]
+
+
+def test_train_names_the_extra_that_is_missing(tmp_path):
+    """MMEngine's own error, on custom_imports, names no module."""
+    code = f"""import sys
+class Without:
+    def find_spec(self, name, *_):
+        if name == 'mmpretrain':
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Without())
+from mmseg_daft import cli
+cli.main(['train', '{CONFIGS}/{DAFT_CIFAR}', '--work-dir', '{tmp_path}'])"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 1 and done.stderr.endswith(
+        "needs mmpretrain, which is not installed: pip install 'mmseg-daft[classification]'\n"), done.stderr
 
 
 def test_a_start_that_does_not_match_is_refused(make):
