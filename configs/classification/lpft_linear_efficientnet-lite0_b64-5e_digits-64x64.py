@@ -6,4 +6,4 @@ model = dict(
     init_cfg=dict(type='Pretrained', checkpoint='work_dirs/lp_linear_efficientnet-lite0_b64-5e_digits-64x64/probe.pth'),
     backbone=dict(init_cfg=None))
 custom_hooks = [dict(type='BNTestModeHook')]
-optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=0.001, head_lr=0.001))
+optim_wrapper = dict(paramwise_cfg=dict(backbone_lr=3e-4, head_lr=3e-4))
