@@ -189,7 +189,7 @@ def summary(rows: Sequence[Mapping[str, Any]], accuracies: Accuracies | None) ->
     line = (f'Median divergence {median(row["divergence"] for row in rows):.2f} nats over {len(rows)} layers{share}; '
             f'largest in {"stage " * farthest.isdigit()}{farthest} ({stages[farthest]:.2f}).')
     if accuracies is None:
-        return f'{line} No read-outs: they need labels of two classes, in two mini-batches.'
+        return f'{line} No read-outs: they need pixels labelled with two classes, in two mini-batches.'
     head = '' if accuracies.head is None else f', source decoder {accuracies.head:.0%}'
     return (f'{line} Balanced accuracy on target pixels (chance {1 / accuracies.classes:.0%}): linear read-out of '
             f'source features {accuracies.source:.0%}, with adapted statistics {accuracies.adapted:.0%}{head}.')

@@ -90,7 +90,7 @@ def test_the_summary_is_one_line_of_facts():
         'decoder 14%.')
     assert summary(layer_rows(0.5), Accuracies(0.4, 0.5, None, 4)).endswith('with adapted statistics 50%.')
     assert summary(layer_rows(0.0), None).endswith(
-        'No read-outs: they need labels of two classes, in two mini-batches.')
+        'No read-outs: they need pixels labelled with two classes, in two mini-batches.')
 
 
 def test_the_verdict_quotes_the_study_of_shifts(monkeypatch):
@@ -254,7 +254,7 @@ def test_without_two_classes_the_layers_are_reported_all_the_same(source, domain
         cv2.imwrite(str(label), np.ones((48, 64), np.uint8))
     said = domain_gap(config, checkpoint, '--out', tmp_path / 'gap', '--cfg-options',
                       f'train_dataloader.dataset.data_root={tmp_path / "data" / "dusk"}')
-    assert 'No read-outs: they need labels of two classes' in ' '.join(said.split())
+    assert 'No read-outs: they need pixels labelled with two classes' in ' '.join(said.split())
     assert len(json.loads((tmp_path / 'gap' / 'gap.json').read_text())['layers']) == 20
 
 
