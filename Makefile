@@ -40,7 +40,7 @@ test: install ## the test suite, two files at a time; PYTEST_ARGS are passed on
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: override PYTEST_ARGS += -m 'not slow'
-test-fast: test ## without Slurm, browser, demo and whole trainings: about 6 minutes on 2 cores
+test-fast: test ## without Slurm, browser, demo and whole trainings: about 4 minutes on 2 cores
 
 test-matrix: ## the test suite on every stack, then a table of the results
 	@for stack in $(STACKS); do \
