@@ -112,7 +112,8 @@ def _version_problems(versions: Mapping[str, str], python: tuple[int, int], mmse
     if number.get('numpy', ()) >= (2,) and () < torch < (2, 3):
         yield fail(f'torch {versions["torch"]} was built for NumPy 1, and NumPy {versions["numpy"]} is installed.',
                    "pip install 'numpy<2'")
-    if torch[:1] == (2,) and vision and vision[:2] != (0, torch[1] + 15):
+    later = torch >= (2, 14) and vision >= (0, 29)  # which takes any later torch, too
+    if torch[:1] == (2,) and vision and vision[:2] != (0, torch[1] + 15) and not later:
         yield fail(f'torchvision {versions["torchvision"]} does not belong to torch {versions["torch"]}, which needs '
                    f'0.{torch[1] + 15}.', f"pip install 'torchvision==0.{torch[1] + 15}.*'")
     builds = {versions[name].partition('+')[2] for name in ('torch', 'torchvision') if name in versions}

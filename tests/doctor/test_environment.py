@@ -23,7 +23,8 @@ def versions(changes, python=(3, 11), bases=False):
 
 
 @pytest.mark.parametrize('changes', [
-    {}, {'mmcv-lite': None, 'mmcv': '2.1.0', 'torch': '2.1.2', 'torchvision': '0.16.2', 'numpy': '1.26.4'},
+    {}, {'torch': '2.15.0+cpu', 'torchvision': '0.29.2+cpu'},
+    {'mmcv-lite': None, 'mmcv': '2.1.0', 'torch': '2.1.2', 'torchvision': '0.16.2', 'numpy': '1.26.4'},
     {**{name: None for name in GOOD if name.startswith('mm')}, **FORK, 'ftfy': None, 'regex': None}])
 def test_versions_that_go_together_pass(changes):
     assert versions(changes) == []
@@ -37,6 +38,7 @@ def test_versions_that_go_together_pass(changes):
     ({'onedl-mmsegmentation': '1.4.2'}, 'FAIL', 'mmsegmentation and onedl-mmsegmentation are both'),
     ({'torch': '2.2.0+cpu', 'torchvision': '0.17.0+cpu'}, 'FAIL', "pip install 'numpy<2'"),
     ({'torchvision': '0.25.0+cpu'}, 'FAIL', "torchvision==0.26.*"),
+    ({'torch': '2.15.0+cpu', 'torchvision': '0.28.0+cpu'}, 'FAIL', "torchvision==0.30.*"),
     ({'torchvision': '0.26.0+cu128'}, 'WARN', 'different devices'),
     ({'ftfy': None}, 'FAIL', 'pip install ftfy'), ({'regex': None}, 'FAIL', 'pip install regex'),
     ({'mmengine': '0.10.4'}, 'WARN', 'older than 0.10.7'), ({'mmengine': None}, 'FAIL', 'mmengine is not installed'),
