@@ -69,7 +69,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _refusal(path: str, why: str) -> str:
-    return (f'{path} is no checkpoint: {why}. It has to be a file that torch.save wrote: a dictionary of tensors by '
+    return (f'{path} is no checkpoint: {why}. Name a file that torch.save wrote: a dictionary of tensors by '
             'name, or one that has them under \'state_dict\', such as the iter_*.pth of a run. If it was copied or '
             'downloaded, get it again.')
 

@@ -1,5 +1,6 @@
 """The README's lines under every way to inherit: doctor, training and what a sweep asks of a config work on each."""
 
+import importlib.util
 import os
 
 import pytest
@@ -115,6 +116,8 @@ def mine(tmp_path_factory, cityscapes_root):
     written = {}
 
     def write(way):
+        if way is mmseg_scope and importlib.util.find_spec('pkg_resources') is None:
+            pytest.skip('MMEngine needs pkg_resources for mmseg::, and this setuptools lacks it')
         if way not in written:
             folder = tmp_path_factory.mktemp(way.__name__)
             values = dict(crop=CROP, start=str(folder / 'start.pth'), root=str(cityscapes_root),
