@@ -283,8 +283,8 @@ def shown_shape(inputs: Tensor) -> tuple[int, int]:
 
 def picture(inputs: Tensor, model: BaseSegmentor) -> np.ndarray:
     """Return what can be shown of a model's input: three channels or a gray one, by their range if not of 8 bits."""
-    preprocessor = model.data_preprocessor
-    if len(inputs) == 3 and getattr(preprocessor, 'channel_conversion', getattr(preprocessor, 'to_rgb', False)):
+    names = 'channel_conversion', '_channel_conversion', 'to_rgb'  # mmseg's, onedl-mmsegmentation's, MMPretrain's
+    if len(inputs) == 3 and any(getattr(model.data_preprocessor, name, False) for name in names):
         inputs = inputs[[2, 1, 0]]
     channels = inputs[:3 if len(inputs) > 2 else 1]
     small = F.interpolate(channels[None].float(), size=shown_shape(inputs), mode='bilinear', antialias=True)[0]

@@ -120,7 +120,8 @@ def _load(model: BaseSegmentor, state: Mapping[str, Tensor], extractor: bool) ->
               if name.startswith(f'{EXTRACTOR}.') == extractor and not name.startswith('auxiliary_head.')}
     problem = match_weights(wanted, state).problem(1.0)
     if problem is None:
-        model.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
+        # The rest as it is: torch 2.1 sets a num_batches_tracked that is not among them to 0.
+        model.load_state_dict({**model.state_dict(), **{name: state[name] for name in wanted if name in state}})
     return problem
 
 

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 from mmseg.registry import MODELS
+from support import ON_FORK
 from support.data_layouts import write_cityscapes
 from support.networks import pretrained
 from support.pretrained_files import write_start
@@ -40,7 +41,7 @@ def test_a_sound_config_has_every_check_and_no_problem(case, examine):
 
 def assert_shown(output, findings, width):
     """Check that a screen is so wide at most, and that its cells are wrapped, not cut."""
-    assert max(map(len, output.splitlines())) <= width and len(output.splitlines()) < 50
+    assert max(map(len, output.splitlines())) <= width and len(output.splitlines()) <= 50
     text = ''.join(output.split())
     for finding in findings:
         if finding.check != 'training step':  # its loss is random
@@ -302,6 +303,7 @@ def test_what_would_waste_a_run_is_found_with_its_fix(case, examine, monkeypatch
     assert exam.problems and found in text and fix in text, exam.findings
 
 
+@pytest.mark.skipif(ON_FORK, reason='the data preprocessor of onedl-mmsegmentation refuses four channels')
 def test_other_numbers_of_channels_also_where_the_data_cannot_be_used(case, examine):
     no_root(case)
     case.cfg.model.backbone.update(in_channels=4, init_cfg=None)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+ON_FORK = any(part.metadata['Name'] == 'onedl-mmengine' for part in importlib.metadata.distributions())
+"""Whether mmseg and its packages are those of the maintained fork."""
 
 
 def environment(**variables: Any) -> dict[str, str]:

@@ -161,7 +161,14 @@ def sample_stream(loader: DataLoader, seed: int, skip: int = 0) -> Iterator[Any]
         SeededSamples(loader.dataset, seed),
         sampler=(((seen + i) * world_size + rank, index) for i, index in enumerate(indices)),
         **_settings(loader))
-    return chain(repeat(None, skip), batches)  # its workers start with the first batch
+    return _Stream(repeat(None, skip), batches)  # its workers start with the first batch
+
+
+class _Stream(chain):
+    def skip_iter(self, num_iters: int) -> None:
+        """Drop batches, at once: onedl-mmengine's loop calls this, and MMEngine's takes them one by one."""
+        for _ in islice(self, num_iters):
+            pass
 
 
 class EpochStream(DataLoader):
