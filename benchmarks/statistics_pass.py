@@ -98,9 +98,10 @@ def ours(model: nn.Module, batches: list[Tensor]) -> None:
 
 
 def kernel_moments(inputs: Tensor) -> BatchMoments:
-    """What `batch_moments` returns, by PyTorch's kernel: centered first, as exact as ours, one block after the other.
+    """What `batch_moments` returns, by PyTorch's kernel: centered first, one block after the other.
 
-    Uncentered, the kernel would be faster than ours, and wrong by a tenth at mean 1e3 and variance 1e-2.
+    At mean 1e3 and variance 1e-2 its variance is off by 1e-5, ours by 2e-7. Uncentered, the kernel would be faster than
+    ours, and wrong by a tenth.
     """
     channels, count = inputs.shape[1], inputs.numel() // inputs.shape[1]
     rows = inputs.movedim(1, -1).reshape(count, channels)
