@@ -58,7 +58,7 @@ def test_every_way_is_there_and_does_its_work(results):
 
 
 def test_the_kernel_beside_ours_computes_the_same(monkeypatch):
-    """In float32: of 150 seeds, 1.2e-5 was the largest error, of a variance of 1e-2 at a mean of 1e3."""
+    """In float32: one seed in ten has an error above 1e-5, at most 1.2e-5 of 150; ours has 2e-7."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from statistics_pass import kernel_moments
 
@@ -66,7 +66,7 @@ def test_the_kernel_beside_ours_computes_the_same(monkeypatch):
     inputs = (1e3 + 0.1 * torch.randn(2, 5, 300, 301)).contiguous(memory_format=torch.channels_last)
     values, count = kernel_moments(inputs)
     var, mean = torch.var_mean(inputs.double(), (0, 2, 3))
-    torch.testing.assert_close(values, torch.stack([mean, var]), rtol=2e-5, atol=0)
+    torch.testing.assert_close(values, torch.stack([mean, var]), rtol=1e-5, atol=0)
     assert count == 2 * 300 * 301
 
 
