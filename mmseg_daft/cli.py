@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 import mmseg_daft
+from mmseg_daft.extras import installation, missing_module
 from mmseg_daft.files import UnwritableError
 
 COMMANDS = {
@@ -29,9 +30,6 @@ COMMANDS = {
     'interpolate': ('mmseg_daft.evaluation.interpolate', 'evaluate the models between a start and an end (WiSE-FT)'),
     'configs': ('mmseg_daft.launch.configs', 'list the shipped configs, or copy one'),
 }
-EXTRAS = {'mmengine': 'lite', 'mmcv': 'lite', 'mmseg': 'lite', 'ftfy': 'lite', 'regex': 'lite', 'submitit': 'sweep',
-          'mmpretrain': 'classification', 'sklearn': 'classification'}
-"""The extra that holds an optional package; doctor says more about mmseg and mmcv."""
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -72,13 +70,10 @@ def _run(name: str, words: list[str]) -> int:
     try:
         return module.run(args)
     except ImportError as error:
-        missing: BaseException | None = error
-        while missing and not isinstance(missing, ModuleNotFoundError):  # MMEngine's names no module
-            missing = missing.__cause__ or missing.__context__
-        if missing is None or missing.name not in EXTRAS:
+        missing = missing_module(error)
+        if not (fix := installation(missing)):
             raise
-        raise SystemExit(f'mmseg-daft {name} needs {missing.name}, which is not installed: '
-                         f"pip install 'mmseg-daft[{EXTRAS[missing.name]}]'") from error
+        raise SystemExit(f'mmseg-daft {name} needs {missing}, which is not installed{fix}') from error
     except KeyboardInterrupt:
         raise SystemExit(f'mmseg-daft {name}: interrupted.') from None
     except ValueError as error:

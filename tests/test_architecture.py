@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'mmseg_daft'
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
-SHARED = {'options', 'console', 'files', 'run_output', 'version', 'configs_folder'}
+SHARED = {'options', 'console', 'extras', 'files', 'run_output', 'version', 'configs_folder'}
 """Single modules at the top that need no framework: any room may import them."""
 MAY_IMPORT = {
     'core': {'core'},
@@ -83,7 +83,7 @@ def test_module(path):
         assert rooms <= MAY_IMPORT[room] and modules <= SHARED
     if room == 'core':
         assert not {name.split('.')[0] for name in imports(path)} & FRAMEWORKS
-    if path.stem in ('options', 'files', 'run_output', 'version') and path.parent == PACKAGE:
+    if path.stem in ('options', 'extras', 'files', 'run_output', 'version') and path.parent == PACKAGE:
         others = {name.split('.')[0] for name in imports(path)} - {'mmseg_daft', *sys.stdlib_module_names}
         assert not others, 'jobs on a cluster carry it, and start without torch'
     source = path.read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_daft import cli
+from mmseg_daft import cli, extras
 from mmseg_daft.launch import configs
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_a_missing_extra_is_named(package, extra, monkeypatch):
     monkeypatch.setattr(configs, 'run', run)
     with pytest.raises(SystemExit, match=rf"configs needs {package}.*pip install 'mmseg-daft\[{extra}\]'"):
         cli.main(['configs', 'list'])
-    monkeypatch.setattr(cli, 'EXTRAS', {})
+    monkeypatch.setattr(extras, 'EXTRAS', {})
     with pytest.raises(ModuleNotFoundError):
         cli.main(['configs', 'list'])
 
