@@ -1,6 +1,5 @@
 """The models of an analysis: the pre-trained one, the fine-tuned runs, and what their training began with."""
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from mmseg_daft.analysis.findings import MethodChanges
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.distortion import layer_tensors, relative_change, statistics_drift
 from mmseg_daft.engine.checkpoints import read_checkpoint
+from mmseg_daft.engine.configs import model_of
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD
 from mmseg_daft.engine.pretrained_weights import match_weights, pretrained_starts
 from mmseg_daft.files import noted_checkpoint
@@ -106,7 +106,7 @@ def _load_file(cfg: Config, name: str, path: str, device: torch.device) -> Loade
 
 def _build(cfg: Config) -> BaseSegmentor:
     """Build the config's model without weights; SyncBatchNorm becomes what it is in eval mode on one device."""
-    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    return revert_sync_batchnorm(MODELS.build(model_of(cfg)))
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:

@@ -1,6 +1,5 @@
 """Whether the parts of a config go together, and whether a training step with it runs and fits a GPU."""
 
-import copy
 import importlib.util
 import inspect
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
@@ -35,6 +34,8 @@ from mmseg_daft.engine.configs import (
     is_classifier,
     kinds_in,
     misspelt_keys,
+    model_of,
+    optim_wrapper_without_amp,
     read_config,
     registered,
     type_name,
@@ -65,11 +66,8 @@ def build_config(path: Path, options: Sequence[str]) -> Generator[Finding, None,
 
 def build_model(cfg: Config) -> nn.Module:
     """Build the model on the CPU, without its pre-trained weights and with plain batch norm for SyncBN."""
-    model = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
     try:
-        return revert_sync_batchnorm(MODELS.build(model))
+        return revert_sync_batchnorm(MODELS.build(model_of(cfg)))
     except Exception as error:
         missing = [name for name in _custom_imports(cfg) if not importlib.util.find_spec(name.split('.')[0])]
         fix = f'Install {", ".join(missing)}, which the config imports where it is installed.' if missing else ''
@@ -129,12 +127,7 @@ def check_batch(cfg: Config, gpus: int) -> Iterator[Finding]:
 
 def check_rates(cfg: Config, model: nn.Module) -> Generator[Finding, None, Optimizer]:
     """Build the optimizer, return it, and list its learning rates."""
-    wrapper = copy.deepcopy(cfg.optim_wrapper)
-    if type_name(wrapper) == 'AmpOptimWrapper':  # it may need a GPU that is not here
-        wrapper['type'] = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(key, None)
-    optimizer = build_optim_wrapper(model, wrapper).optimizer
+    optimizer = build_optim_wrapper(model, optim_wrapper_without_amp(cfg)).optimizer
     rates: dict[str, float] = {group.get('part', 'optimizer'): group['lr'] for group in optimizer.param_groups}
     yield ok(', '.join(f'{part} {rate:g}' for part, rate in rates.items()))
     return optimizer

@@ -1,6 +1,5 @@
 """MMEngine's checkpoints: read one, write them atomically, and tell a run's own from the one it starts from."""
 
-import copy
 import io
 import logging
 import re
@@ -17,6 +16,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import Tensor
 
+from mmseg_daft.engine.configs import model_of
 from mmseg_daft.files import last_intact, write_atomically
 
 
@@ -164,7 +164,7 @@ def pretrained_model(cfg: Config, load_from: str | None) -> BaseModel:
     level = logger.level
     logger.setLevel(logging.WARNING)  # or MMEngine logs some lines for every parameter
     try:
-        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+        model = revert_sync_batchnorm(MODELS.build(model_of(cfg)))
         model.init_weights()
     finally:
         logger.setLevel(level)

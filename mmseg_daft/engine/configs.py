@@ -1,17 +1,20 @@
 """Read a config as a training does, and ask it for its hooks, its types and its data sets."""
 
 import argparse
+import copy
 import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import Registry, init_default_scope
 
+from mmseg_daft.extras import installation, missing_module
+
 _READ_ELSEWHERE = ('custom_imports', 'tta_model', 'tta_pipeline', 'model_wrapper_cfg', 'find_unused_parameters',
-                   'sync_bn', 'compile', 'activation_checkpointing')
+                   'sync_bn', 'compile', 'activation_checkpointing', 'efficient_conv_bn_eval', 'runner_type')
 """What MMEngine and mmseg read from a config, beside a runner's arguments."""
 
 
@@ -38,13 +41,10 @@ def read_config(
         line = f'Line {error.lineno}: ' if isinstance(error, SyntaxError) else ''
         fix = ". For bases mmseg::…, pip install 'setuptools<82'." if 'pkg_resources' in str(error) else ''
         fix = '. Save it, and the bases that it names, as UTF-8.' if isinstance(error, UnicodeDecodeError) else fix
-        if 'import custom modules' in str(error):  # MMEngine's message does not say which module is missing
-            cause: BaseException | None = error
-            while cause and not isinstance(cause, ModuleNotFoundError):
-                cause = cause.__cause__ or cause.__context__
-            if cause:
-                extra = ": pip install 'mmseg-daft[classification]'" if cause.name.startswith('mmpretrain') else ''
-                raise ConfigError(f'{path}: its custom_imports need {cause.name}, which is missing{extra}.') from error
+        # MMEngine's message does not say which module is missing.
+        if 'import custom modules' in str(error) and (module := missing_module(error)):
+            raise ConfigError(f'{path}: its custom_imports need {module}, which is missing{installation(module)}.'
+                              ) from error
         raise ConfigError(f'{path} cannot be read. {line}{type(error).__name__}: {error}{fix}') from error
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='*', action=DictAction, default={})
@@ -147,6 +147,27 @@ def registered(registry: Registry, kind: str | type) -> type | None:
         return kind
     with registry.switch_scope_and_registry(None) as scoped:
         return scoped.get(kind)
+
+
+def model_of(cfg: Config) -> ConfigDict:
+    """Return a copy of the model's config with the ``data_preprocessor`` that MMPretrain's bases have beside it.
+
+    A runner puts it there, too: without it, a model would see images that are not normalized.
+    """
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model
+
+
+def optim_wrapper_without_amp(cfg: Config) -> ConfigDict:
+    """Return a copy of the optimizer's config that can be built where there is no GPU."""
+    wrapper = copy.deepcopy(cfg.optim_wrapper)
+    if type_name(wrapper) == 'AmpOptimWrapper':
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+    return wrapper
 
 
 def is_classifier(cfg: Config) -> bool:

@@ -23,6 +23,7 @@ from torch import nn
 
 from mmseg_daft.core.ranks import Ranks
 from mmseg_daft.core.statistics import LayerStatistics
+from mmseg_daft.engine.configs import model_of
 from mmseg_daft.engine.training_data import ModelForward
 from mmseg_daft.files import write_atomically
 
@@ -117,9 +118,11 @@ def pass_identity(
     Files of data are known by what the config says of them and by their number, not by their content. ``settings`` are
     the seed, the number of mini-batches and so on, ``precision`` makes the autocast context of the pass.
     """
-    parts = ('backbone', 'neck') if forward.features_only else tuple(cfg.model)
+    model = model_of(cfg).to_dict()
+    parts = ('backbone', 'neck') if forward.features_only else tuple(model)
     runs = {name: tensor for name, tensor in forward.model.state_dict().items()
             if not forward.features_only or name.split('.')[0] in parts}
+    described = {*parts, 'type', 'data_preprocessor', 'train_cfg'}  # which may hold MMPretrain's Mixup
     weights = hashlib.sha256()
     for name, tensor in runs.items():
         weights.update(f'{name}{tensor.dtype}{tuple(tensor.shape)}'.encode())
@@ -131,14 +134,13 @@ def pass_identity(
         switch = getattr(torch.backends.cudnn, 'conv', torch.backends.cudnn)
         rounding = getattr(switch, 'fp32_precision', None) or torch.backends.cudnn.allow_tf32
         kind = str(torch.conv1d(ones, ones).dtype) + (f', TF32 {rounding}' if device.type == 'cuda' else '')
-    model = {key: value for key, value in cfg.model.to_dict().items() if key in (*parts, 'type', 'data_preprocessor')}
     return {
         'format': str(FORMAT),
         'libraries': json.dumps(dict(filter(None, map(_installed, _LIBRARIES)))),
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
         'precision': kind,
         'weights': weights.hexdigest()[:16],
-        'model': _text(model),
+        'model': _text({key: model[key] for key in described if model.get(key)}),
         'layers': _text({name: type(layer).__name__ for name, layer in layers.items()}),
         'train_dataloader': _text(cfg.train_dataloader.to_dict()),
         'num_images': str(num_images),

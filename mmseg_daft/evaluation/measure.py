@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmseg_daft.analysis.findings import VOID, Scene
 from mmseg_daft.analysis.measure import nearest, picture, shown_shape
 from mmseg_daft.analysis.runs import LoadedModel, load_run
-from mmseg_daft.engine.configs import is_classifier
+from mmseg_daft.engine.configs import is_classifier, model_of
 from mmseg_daft.evaluation.cells import Cell, LabeledCell, TestData
 from mmseg_daft.evaluation.store import Key, cell_path, weights_digest, written_cell
 
@@ -75,8 +75,9 @@ def evaluate(
                          f"Set model.{part}.num_classes, or the data set's metainfo.")
     ignored = [] if is_classifier(cfg) else _ignored(cfg, len(classes))
     digests = {name: weights_digest(model) for name, model in models.items()}
+    model = model_of(cfg)
     made_from = {
-        (name, cell.key): dict(cell.made_from, classes=list(classes), ignored=ignored, model=cfg.model, weights=digest)
+        (name, cell.key): dict(cell.made_from, classes=list(classes), ignored=ignored, model=model, weights=digest)
         for cell in cells for name, digest in digests.items()}
     files = {which: cell_path(folder, made) for which, made in made_from.items()}
     missing = {path: which for which, path in files.items() if not path.is_file()}  # equal weights are counted once

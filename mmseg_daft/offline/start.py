@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmseg_daft.core.random_state import seed_everything
 from mmseg_daft.engine.checkpoints import pretrained_model, read_checkpoint
-from mmseg_daft.engine.configs import hook_of, read_config
+from mmseg_daft.engine.configs import hook_of, model_of, read_config
 from mmseg_daft.engine.convert_model import ConversionRecord, ConversionSettings, convert_model
 from mmseg_daft.engine.pretrained_weights import match_weights
 from mmseg_daft.files import refuse_unwritable
@@ -84,7 +84,7 @@ def read_start(args: argparse.Namespace, checkpoint: str | None) -> Start:
 def _model(cfg: Config, checkpoint: str | None) -> tuple[BaseModel, bool]:
     if checkpoint is None:
         return pretrained_model(cfg, None), False
-    model_cfg = cfg.model.copy()
+    model_cfg = model_of(cfg)
     for part in ('backbone', 'neck'):
         if model_cfg.get(part):
             model_cfg[part] = dict(model_cfg[part], init_cfg=None)

@@ -24,6 +24,8 @@ from mmseg_daft.engine.configs import (
     hooks_of,
     is_classifier,
     length_of,
+    model_of,
+    optim_wrapper_without_amp,
     read_config,
     registered,
     type_name,
@@ -178,16 +180,10 @@ def check_types(path: str, cfg: Config) -> None:
 
 def check_model(path: str, cfg: Config, probe: bool = False) -> None:
     """Raise ``SystemExit`` where a config's model or its optimizer cannot be built, or a probe has no linear head."""
-    model, wrapper = copy.deepcopy(cfg.model), copy.deepcopy(cfg.optim_wrapper)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    if type_name(wrapper) == 'AmpOptimWrapper':  # it may need a GPU that is not here
-        wrapper = ConfigDict({key: value for key, value in wrapper.items()
-                              if key not in ('loss_scale', 'dtype', 'use_fsdp')}, type='OptimWrapper')
     with _building(path, 'model'):
-        built = MODELS.build(model)
+        built = MODELS.build(model_of(cfg))
     with _building(path, 'optim_wrapper'):
-        build_optim_wrapper(built, wrapper)
+        build_optim_wrapper(built, optim_wrapper_without_amp(cfg))
     if probe and not isinstance(getattr(built.head, 'fc', None), nn.Linear):
         raise SystemExit(f'{path}: LP of a classifier is mmseg-daft probe, which needs a LinearClsHead, not '
                          f'{type(built.head).__name__}.')

@@ -93,6 +93,10 @@ def test_whatever_the_statistics_depend_on_is_part_of_the_identity(make, tmp_pat
     assert changed(modules=('backbone.layer4',)) == ['layers']
     assert changed(**{'model.data_preprocessor.std': [50.0, 50.0, 50.0]}) == ['model']
     assert changed(**{'model.backbone.dilations': (1, 1, 1, 4)}) == ['model']
+    assert changed(**{'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.2))}) == ['model']
+    beside = make('beside')  # as MMPretrain's bases have it
+    beside.data_preprocessor = beside.model.pop('data_preprocessor')
+    assert identity(beside) == base
     assert changed(**{'train_dataloader.batch_size': 2}) == ['train_dataloader']
     assert changed(**{'train_dataloader.dataset.pipeline.4.prob': 0.6}) == ['train_dataloader']
     assert changed(**{'train_dataloader.dataset.indices': 3}) == ['train_dataloader', 'num_images']

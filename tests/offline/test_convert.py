@@ -13,7 +13,9 @@ from mmseg.registry import MODELS
 from support.pretrained_files import trained_state
 from support.small_runs import small, train
 
+from mmseg_daft.analysis.runs import load_run
 from mmseg_daft.cli import main
+from mmseg_daft.engine.checkpoints import pretrained_model
 from mmseg_daft.engine.convert_model import RECORD
 
 MMSEG = Path(mmseg.__file__).parent / '.mim' / 'tools'
@@ -88,6 +90,22 @@ def test_a_converted_checkpoint(source, tmp_path, capsys):
     assert out.read_bytes() == content
     assert 'was converted already' in convert(config, out, tmp_path / 'twice.pth')
     assert not (tmp_path / 'twice.pth').exists()
+
+
+def test_a_preprocessor_beside_the_model_is_the_model_s(source, tmp_path):
+    """As MMPretrain's bases have it; a runner puts it into the model. Without it, images would not be normalized."""
+    config, checkpoint = source
+    cfg = Config.fromfile(config)
+    mean = torch.tensor(cfg.model.data_preprocessor.mean)
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    cfg.dump(tmp_path / 'beside.py')
+    assert convert(config, checkpoint, tmp_path / 'within.pth') == 0
+    assert convert(tmp_path / 'beside.py', checkpoint, tmp_path / 'beside.pth') == 0
+    within, beside = (torch.load(tmp_path / f'{name}.pth')['state_dict'] for name in ('within', 'beside'))
+    assert all(torch.equal(within[name], beside[name]) for name in within)
+    run = load_run(cfg, 'FT', checkpoint, torch.device('cpu'))
+    for model in (pretrained_model(cfg, None), run.model):
+        assert torch.equal(model.data_preprocessor.mean.flatten(), mean)
 
 
 def test_what_is_written_is_what_was_checked_whatever_the_source_s_precision(source, tmp_path):
