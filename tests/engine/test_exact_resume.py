@@ -1,5 +1,6 @@
 """Runs that are killed at any moment and resumed: they end equal, to the bit, to one that nothing happened to."""
 
+import copy
 import hashlib
 import random
 import signal
@@ -269,6 +270,26 @@ def test_a_run_without_a_seed_goes_on_with_its_own(make):
     parts = in_parts(make, 'parts', **options)
     seed = torch.load(f'{parts.work_dir}/iter_3.pth')['message_hub']['runtime_info']['exact_resume']['seed']
     assert parts.message_hub.get_info('exact_resume')['seed'] == seed
+
+
+def test_epochs_without_a_seed_go_on_in_the_order_of_the_first_start(make, monkeypatch):
+    """Resumed in the midst of an epoch: together the parts see each of its images once."""
+    cfg, seen = make(**{
+        'train_cfg': dict(type='EpochBasedTrainLoop', max_epochs=1, val_interval=1, _delete_=True),
+        'train_dataloader': dict(num_workers=0, persistent_workers=False, sampler=dict(type='DefaultSampler')),
+        'param_scheduler.0': dict(end=3, by_epoch=True), 'randomness': dict(seed=None, deterministic=True),
+        'default_hooks.checkpoint': dict(by_epoch=False, interval=3), 'custom_hooks': HOOKS}), []
+
+    def look(runner, batch):
+        if runner.iter == 3 and not runner._resume:
+            raise InterruptedError
+        seen.extend(sample.img_path for sample in batch['data_samples'])
+
+    with pytest.raises(InterruptedError):
+        train(copy.deepcopy(cfg), look)
+    cfg.resume = True
+    train(cfg, look)
+    assert len({*seen}) == len(seen) == 30
 
 
 def pipelines(cfg, path):

@@ -178,7 +178,7 @@ class EpochStream(DataLoader):
 
     Args:
         loader: The training loader.
-        seed: Of augmentation; the same on all ranks.
+        seed: Of order and augmentation; the same on all ranks.
         loop: The training loop, which knows the epoch.
 
     Raises:
@@ -187,6 +187,7 @@ class EpochStream(DataLoader):
 
     def __init__(self, loader: DataLoader, seed: int, loop: EpochBasedTrainLoop) -> None:
         _refuse_unknown_order(loader, DefaultSampler)
+        loader.sampler.seed = seed  # without one in the config, each process draws its own
         settings = dict(_settings(loader), drop_last=loader.drop_last, persistent_workers=loader.persistent_workers)
         super().__init__(loader.dataset, sampler=loader.sampler, **settings)
         self._samples = DataLoader(
@@ -226,4 +227,4 @@ def _refuse_unknown_order(loader: DataLoader, sampler: type) -> None:
 def _settings(loader: DataLoader) -> dict[str, Any]:
     return {name: getattr(loader, name) for name in (
         'batch_size', 'num_workers', 'prefetch_factor', 'collate_fn', 'pin_memory', 'timeout',
-        'multiprocessing_context')}
+        'multiprocessing_context', 'worker_init_fn')}
