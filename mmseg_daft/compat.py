@@ -3,6 +3,7 @@
 | repair | needed where | what it changes |
 |---|---|---|
 | ``allow_mmengine_checkpoints`` | torch >= 2.6 | ``torch.load`` accepts the types that MMEngine writes |
+| ``copy_sliced_datasets`` | ``num_batch_per_epoch`` | a data set can be copied, as for a pass over it |
 | ``count_deterministically`` | ``randomness=dict(deterministic=True)``, a GPU | ``IoUMetric`` counts on the CPU then |
 | ``explain_empty_dataset`` | a data set is empty | MMEngine's error says so, and what to check |
 | ``stand_in_for_missing_ops`` | mmseg < 1.4 with mmcv-lite | ``import mmseg`` works; an op raises when called |
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import runner
 from packaging.version import Version
 
 
@@ -28,6 +30,7 @@ def repair() -> None:
     """Apply each repair that the installed versions need; calling it again does nothing."""
     allow_mmengine_checkpoints()
     explain_empty_dataset()
+    copy_sliced_datasets()
     if importlib.util.find_spec('mmseg'):
         stand_in_for_missing_ops()
         count_deterministically()
@@ -79,6 +82,15 @@ def explain_empty_dataset() -> None:
         return serialize(self)
 
     BaseDataset._serialize_data = checked
+
+
+def copy_sliced_datasets() -> None:
+    """Let a data set be copied, and sent to workers that are spawned, where a loader has ``num_batch_per_epoch``.
+
+    A new copy of MMEngine's wrapper asks the data set that it does not hold yet for ``__setstate__``, without end.
+    """
+    if '__setstate__' not in vars(runner._SlicedDataset):
+        runner._SlicedDataset.__setstate__ = lambda self, state: vars(self).update(state)
 
 
 class _MissingOps(ModuleType):

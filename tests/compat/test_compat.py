@@ -50,6 +50,15 @@ def test_a_compiled_mmcv_is_untouched():
     assert result.returncode == 0, result.stderr
 
 
+def test_a_sliced_data_set_can_be_copied():
+    """MMEngine's, of num_batch_per_epoch; without the repair, a copy never ends."""
+    copied = ('import copy\nfrom mmengine.runner.runner import _SlicedDataset\n'
+              'd = copy.deepcopy(_SlicedDataset([3, 4], 1))')
+    assert 'RecursionError' in python(copied).stderr
+    result = python(f'import mmseg_daft\n{copied}\nassert len(d) == 1 and d[0] == 3')
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     buffer = HistoryBuffer([1.0, 2.0], [1, 1], max_length=10)
