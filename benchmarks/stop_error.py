@@ -2,19 +2,24 @@
 
     CAMVID_ROOT=/path/to/camvid python benchmarks/stop_error.py CHECKPOINT [--times 40] [--errors 0.04 0.02 0.01]
 
-CHECKPOINT is the day's model (configs/source). The dusk's 62 training images are taken --times times, each time
-augmented anew, as a larger data set would be. A difference is a layer's root mean square over its channels, of means in
-standard deviations of the target and of variances relative to them; γ has half the one and β γ times the other. The
-table has the worst layer's.
+CHECKPOINT is the day's model (configs/source). The dusk's 62 training images are there under --times names each, which
+are augmented apart, as a larger data set would be: under one name a pass takes an image once. A difference is a layer's
+root mean square over its channels, of means in standard deviations of the target and of variances relative to them; γ
+has half the one and β γ times the other. The table has the worst layer's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tests'))
 
 import measure
 import torch
@@ -25,6 +30,8 @@ from mmseg.registry import MODELS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from support.data_layouts import link_under_names
+from torch import nn
 
 from mmseg_daft.core.batch_norm import BatchNorm, find_batch_norms
 from mmseg_daft.core.statistics import LayerStatistics, collect_statistics
@@ -46,6 +53,23 @@ def worst_layer(
     return max(means), max(variances)
 
 
+def measured(
+    model: nn.Module, layers: Mapping[str, BatchNorm], loader: TargetLoader, errors: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Return the whole pass and one for each ``stop_error``, a row each."""
+    rows, whole, forward = [], {}, ModelForward(model, layers)
+    for error in (None, *errors):
+        start = time.perf_counter()
+        found = collect_statistics(
+            model, layers, track(loader, f'stop_error={error}', transient=True),
+            lambda batch: forward.run(forward.prepare(batch)), stop=error and StopRule(error))
+        whole = whole or found
+        worst = worst_layer(found, whole, layers)
+        rows.append(dict(stop_error=error, batches=loader.rounds, of=len(loader), worst_mean=worst[0],
+                         worst_variance=worst[1], seconds=time.perf_counter() - start))
+    return rows
+
+
 def main() -> None:
     """Measure, print the table, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,21 +84,13 @@ def main() -> None:
     model = MODELS.build(cfg.model)
     load_checkpoint(model, args.checkpoint, map_location='cpu')
     layers = find_batch_norms(model, ('backbone',))
-    forward = ModelForward(model, layers)
     data = cfg.train_dataloader
     data.update(num_workers=0, persistent_workers=False)
-    data.dataset = dict(type='RepeatDataset', dataset=data.dataset, times=args.times)
-    loader = TargetLoader(Runner.build_dataloader(data, seed=0), seed=0)
-    rows, whole = [], {}
-    for error in (None, *args.errors):
-        start = time.perf_counter()
-        found = collect_statistics(
-            model, layers, track(loader, f'stop_error={error}', transient=True),
-            lambda batch: forward.train_path(forward.prepare(batch)), stop=error and StopRule(error))
-        whole = whole or found
-        worst = worst_layer(found, whole, layers)
-        rows.append(dict(stop_error=error, batches=loader.rounds, of=len(loader), worst_mean=worst[0],
-                         worst_variance=worst[1], seconds=time.perf_counter() - start))
+    root = data.dataset.data_root
+    with TemporaryDirectory() as folder:
+        data.dataset.data_root = folder
+        link_under_names(Path(root), Path(folder), args.times)
+        rows = measured(model, layers, TargetLoader(Runner.build_dataloader(data, seed=0), seed=0), args.errors)
     table = Table('stop_error', 'mini-batches', 'worst mean', 'worst variance', 'time')
     for row in rows:
         table.add_row(str(row['stop_error']), f'{row["batches"]} of {row["of"]}', f'{row["worst_mean"]:.2%}',

@@ -109,6 +109,11 @@ def check_modules(model: nn.Module, modules: Sequence[str]) -> None:
                              f'Did you mean one of {sorted(filter(None, near))}?')
 
 
+def inside(name: str, modules: Iterable[str]) -> bool:
+    """Return whether a name is that of a submodule, or of something within it; ``''`` is the whole model."""
+    return any(not module or f'{name}.'.startswith(f'{module}.') for module in modules)
+
+
 def part_to_convert(trained: Collection[str], untrained: Collection[str]) -> str:
     """Say which submodules hold the layers that are pre-trained, where others are not; empty if none is."""
     parts: dict[str, None] = {}

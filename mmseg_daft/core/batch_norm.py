@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmseg_daft.core.arguments import check_modules
+from mmseg_daft.core.arguments import check_modules, inside
 from mmseg_daft.core.compiled import uncompiled, without_compiler
 
 BatchNorm = _BatchNorm
@@ -32,7 +32,7 @@ def find_batch_norms(model: nn.Module, modules: str | Sequence[str]) -> dict[str
     layers: dict[str, BatchNorm] = {}
     for scope in modules:
         layers.update((name, module) for name, module in names.items()
-                      if isinstance(module, BatchNorm) and (not scope or f'{name}.'.startswith(f'{scope}.')))
+                      if isinstance(module, BatchNorm) and inside(name, (scope,)))
     if not layers:
         norms = sorted({type(m).__name__ for m in model.modules() if 'Norm' in type(m).__name__})
         raise ValueError(

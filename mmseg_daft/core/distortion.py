@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmseg_daft.core.arguments import inside
 from mmseg_daft.core.batch_norm import BatchNorm
 from mmseg_daft.core.shift import AverageShift, statistics_shift
 
@@ -176,7 +177,7 @@ def layer_tensors(model: nn.Module, modules: Sequence[str] = ('backbone',)) -> I
     The order is that in which the layers were registered, which for the networks of mmseg is the one they run in.
     """
     for layer, module in model.named_modules():
-        if not any(f'{layer}.'.startswith(f'{scope}.') for scope in modules):
+        if not inside(layer, modules):
             continue
         stage = stage_of(layer)
         if isinstance(module, _CONVS):

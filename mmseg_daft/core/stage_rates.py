@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from mmseg_daft.core.arguments import inside
 from mmseg_daft.core.distortion import stage_of
 
 
@@ -36,7 +37,7 @@ def stage_rates(
     parts: dict[str, list[str]] = {}
     last = 0
     for name, _ in model.named_parameters(remove_duplicate=False):
-        if not any(f'{name}.'.startswith(f'{scope}.') for scope in scopes):
+        if not inside(name, scopes):
             continue
         number = stage_of(name).replace('stem', '0')
         if not number.isdecimal() or int(number) < last:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from math import exp
 from statistics import fmean
 from typing import Any
@@ -128,7 +129,7 @@ def convert_model(
 
     def run(data: Any) -> Any:
         with precision():
-            return forward.train_path(data)
+            return forward.run(data)
 
     with preserved_random_state():
         loader = target_loader(dataloader, seed, settings.num_batches, ranks)
@@ -148,9 +149,9 @@ def convert_model(
         bar = track(loader, 'BN conversion', total=len(loader), transient=True, disable=not is_main_process())
         with closing(bar) as progress:
             report = convert_batch_norm(
-                model, map(forward.prepare, progress), settings.modules, run, outputs=forward.outputs,
-                tolerance=settings.tolerance, allow_untrained=settings.allow_untrained, variant=settings.variant,
-                statistics=stored and stored.statistics, stop=settings.stop, ranks=ranks)
+                model, map(forward.prepare, progress), settings.modules, run, tolerance=settings.tolerance,
+                outputs=partial(forward.run, mode='tensor'), allow_untrained=settings.allow_untrained,
+                variant=settings.variant, statistics=stored and stored.statistics, stop=settings.stop, ranks=ranks)
     taken, images = loader.taken()
     facts = stored.facts if stored else dict(num_images=images, num_batches=loader.rounds if joint else taken,
                                              all_batches=len(loader) if joint else loader.num_batches)

@@ -158,4 +158,6 @@ def _runner_of(optim_wrapper: OptimWrapper) -> Runner | None:
     It holds the wrapper, which never meets it; its loop and its schedules are known to it alone.
     """
     # By type(): isinstance() asks every object for __class__, and lazy modules answer with warnings.
-    return next((o for o in gc.get_objects() if issubclass(type(o), Runner) and o.optim_wrapper is optim_wrapper), None)
+    # getattr: a runner that refused its config is half built, and a traceback keeps it.
+    return next((o for o in gc.get_objects()
+                 if issubclass(type(o), Runner) and getattr(o, 'optim_wrapper', None) is optim_wrapper), None)

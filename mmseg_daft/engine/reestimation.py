@@ -57,7 +57,7 @@ def reestimate_statistics(
     def run(batch: Any) -> None:
         data = forward.prepare(batch)
         with precision():
-            forward.train_path(data)
+            forward.run(data)
 
     with preserved_random_state():
         loader = target_loader(dataloader, seed, num_batches, ranks)

@@ -69,6 +69,7 @@ class TargetLoader:
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             multiprocessing_context=loader.multiprocessing_context,
+            worker_init_fn=loader.worker_init_fn,
             **({'prefetch_factor': loader.prefetch_factor} if loader.num_workers else {}))
 
     def __len__(self) -> int:
@@ -146,17 +147,11 @@ class ModelForward:
                 'the training pipeline and the data preprocessor. Repair or remove the file, or fix the transform.')
         return data
 
-    def train_path(self, data: Any) -> Any:
-        """Run what training runs, up to the last of the layers."""
+    def run(self, data: Any, mode: str = 'loss') -> Any:
+        """Return the features, or where layers lie outside the extractor, what training computes in a ``mode``."""
         if self.features_only:
             return self.model.extract_feat(_parts(data)[0])
-        return self.model._run_forward(data, mode='loss')
-
-    def outputs(self, data: Any) -> Any:
-        """Return the features, or the model's raw outputs where the layers lie outside the extractor."""
-        if self.features_only:
-            return self.model.extract_feat(_parts(data)[0])
-        return self.model._run_forward(data, mode='tensor')
+        return self.model._run_forward(data, mode=mode)
 
 
 def training_precision(runner: Runner) -> AbstractContextManager[Any]:

@@ -64,6 +64,7 @@ def test_a_converted_model_has_no_feature_distortion_though_its_tensors_differ()
             distortion = feature_distortion(before(batch), after(batch))
             assert distortion.cosine_similarity.min() > 1 - 1e-12
             assert distortion.l2_distance.max() < 1e-10
+    assert {tensor.name for tensor in layer_tensors(after, ('norms',))} < {t.name for t in layer_tensors(after, ('',))}
     for tensor in layer_tensors(after, ('norms',)):
         assert relative_change(before.state_dict()[tensor.name], after.state_dict()[tensor.name]) > 0.05
 

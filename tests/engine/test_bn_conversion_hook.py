@@ -152,6 +152,22 @@ def test_workers_do_not_change_the_statistics(daft):
     assert same(*results)
 
 
+def begin_worker(worker_id, folder):
+    (Path(folder) / str(worker_id)).touch()
+
+
+def test_workers_begin_as_the_config_says(daft, tmp_path):
+    runner = start(daft(**{'train_dataloader.num_workers': 2, 'train_dataloader.worker_init_fn': dict(
+        type=begin_worker, folder=str(tmp_path))}))
+    runner.call_hook('before_train')
+    assert (tmp_path / '0').exists() and (tmp_path / '1').exists()
+
+
+def test_batch_norm_that_is_part_of_a_convolution_is_refused(daft):
+    with pytest.raises(ValueError, match='efficient_conv_bn_eval.*cannot be observed. Leave it out'):
+        train(daft(efficient_conv_bn_eval=['backbone']))
+
+
 def test_the_checkpoint_tells_that_and_on_what_it_ran(daft):
     cfg = daft()
     train(cfg)

@@ -49,6 +49,16 @@ def test_two_named_groups_with_absolute_rates():
     assert wrapper.get_lr() == {'backbone_lr': [0.01], 'head_lr': [0.1]}
 
 
+def test_a_runner_that_refused_its_config_is_not_asked(ft):
+    """A notebook keeps it in the last traceback, half built."""
+    cfg = ft()
+    cfg.optim_wrapper = None
+    with pytest.raises(ValueError, match='optim_wrapper') as refused:
+        train(cfg)
+    train(ft('again', iters=1))
+    assert refused.traceback
+
+
 def test_a_group_a_stage_and_one_a_kind_of_decay():
     net = nn.ModuleDict(dict(decode_head=nn.Linear(2, 1), backbone=nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 4, 1), layer1=nn.BatchNorm2d(4), layer2=nn.Conv2d(4, 4, 1)))))

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
+from support.data_layouts import link_under_names
 from support.small_runs import CONFIGS
 
 from mmseg_daft.core.batch_norm import find_batch_norms
@@ -22,11 +23,8 @@ ERROR = 0.04
 @pytest.fixture
 def setting(camvid_root, tmp_path):
     """The R-18 of the CamVid configs, random weights with the statistics of the day, and a loader of the dusk."""
-    for path in camvid_root.glob('d*/*/train/*.*'):  # each under ten names: a repeated data set is read once
-        for copied in range(10 if 'dusk' in path.parts else 1):
-            link = tmp_path / path.relative_to(camvid_root).with_name(f'{path.stem}-{copied}{path.suffix}')
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
+    link_under_names(camvid_root / 'day', tmp_path / 'day', 1)
+    link_under_names(camvid_root / 'dusk', tmp_path / 'dusk', 10)
     init_default_scope('mmseg')
     cfg = Config.fromfile(CONFIGS / 'daft/daft_deeplabv3plus_r18-day_b8-200_camvid-dusk-160x160.py')
     cfg.model.backbone.update(init_cfg=None, norm_cfg=dict(type='BN'))
@@ -45,7 +43,7 @@ def setting(camvid_root, tmp_path):
         model.data_preprocessor.size = (96, 96)
         loader = TargetLoader(Runner.build_dataloader(part, seed=0), seed=0)
         statistics = collect_statistics(
-            model, layers, loader, lambda batch: forward.train_path(forward.prepare(batch)), **options)
+            model, layers, loader, lambda batch: forward.run(forward.prepare(batch)), **options)
         return statistics, loader
 
     day, _ = run('day', by_batch=True, stop=StopRule(0.2, 4))

@@ -56,3 +56,12 @@ def write_camvid(root: Path, train: int = 6, val: int = 2, size: tuple[int, int]
                 write_pair(root / domain / 'images' / part / f'{i}.jpg', root / domain / 'labels' / part / f'{i}.png',
                            size, 11, i + 100 * len(part + domain))
     return root
+
+
+def link_under_names(source, target, times):
+    """Link the training images and labels of CamVid's layout, each under several names: under one it is read once."""
+    for path in source.glob('*/train/*.*'):
+        for number in range(times):
+            link = target / path.relative_to(source).with_name(f'{path.stem}-{number}{path.suffix}')
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())

@@ -83,6 +83,9 @@ class BNConversionHook(Hook):
         """Convert, unless the run was resumed."""
         if runner.iter > 0:
             return self._check_resumed(runner)
+        if runner.cfg.get('efficient_conv_bn_eval'):
+            raise ValueError('efficient_conv_bn_eval computes batch norm within the convolution before it, where its '
+                             'input cannot be observed. Leave it out.')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmseg_daft.core.arguments import NAMES, POSITIVE, check_modules, takes
+from mmseg_daft.core.arguments import NAMES, POSITIVE, check_modules, inside, takes
 from mmseg_daft.core.start_penalty import SelectiveProjection, add_l2_sp
 
 START = 'start_penalty'
@@ -51,8 +51,8 @@ class _StartPenaltyHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Take the start, and a place before and after each step of the optimizer."""
-        named = {name: p for name, p in _unwrapped(runner).named_parameters() if p.requires_grad and any(
-            not scope or f'{name}.'.startswith(f'{scope}.') for scope in self.modules)}
+        named = {name: p for name, p in _unwrapped(runner).named_parameters()
+                 if p.requires_grad and inside(name, self.modules)}
         optimizer = self._optimizer(runner, named)
         if runner.iter == 0:
             self.start = {name: p.detach().clone() for name, p in named.items()}
