@@ -9,6 +9,7 @@ that memory does not grow with the images.
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def _read(path: Path) -> Iterator[Any]:
             yield json.loads(archive.readline())
             while archive.peek(1):
                 yield npy.read_array(archive).astype(np.int64)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise ValueError(f'{path} is damaged ({error}). Remove it, and give the command again.') from error
 
 

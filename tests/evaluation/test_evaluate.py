@@ -332,3 +332,15 @@ def test_a_report_of_another_config_is_not_overwritten(case, evaluate, tmp_path)
     before = written(out)
     _, said = evaluate(both(case)[0], '--cfg-options', 'test_dataloader.batch_size=2', out=out, code=1)
     assert 'holds another report: it differs in cfg-options' in said and written(out) == before
+
+
+@pytest.mark.parametrize('place', ['middle', 'end'])
+def test_a_damaged_cell_is_refused_by_name(tmp_path, place):
+    path = tmp_path / 'cell.gz'
+    with written_cell(path, dict(images=1)) as write:
+        write(np.random.default_rng(0).integers(0, 5, (500, 4)))
+    content = bytearray(path.read_bytes())
+    content[60 if place == 'middle' else -6] ^= 0xff
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'cell.gz is damaged .*Remove it'):
+        read_confusion(path, 5)
