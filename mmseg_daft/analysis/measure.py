@@ -4,7 +4,7 @@ import copy
 import itertools
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,36 +242,58 @@ class _Analyzer:
         stage, meters = list(stages.items())[-1]
         chosen = [(run, which, *choice) for run in self.runs for which in ('least', 'most')
                   for choice in choose(meters[run.name].images, len(self.classes), which)]
+        rows: dict[int, list[int]] = {}  # by image: one can stand for several classes
+        for row, (_, _, image, _) in enumerate(chosen):
+            rows.setdefault(image.number, []).append(row)
+        scenes: dict[int, Scene] = {}
+        for number, its_rows in self._with_bar(rows.items(), 'Show images'):
+            wanted = [(run, image, class_) for run, _, image, class_ in (chosen[row] for row in its_rows)]
+            scenes.update(zip(its_rows, self.scenes(number, wanted, stage), strict=True))
         sheets: dict[tuple[str, str], list[Scene]] = {}
-        for run, which, image, class_ in self._with_bar(chosen, 'Show images'):
-            sheets.setdefault((run.name, which), []).append(self.scene(run, image, class_, stage))
+        for row, (run, which, *_) in enumerate(chosen):
+            sheets.setdefault((run.name, which), []).append(scenes[row])
         return sheets
 
     @torch.no_grad()
-    def scene(self, run: LoadedModel, image: ImageDistortion, class_: int | None, stage: str) -> Scene:
-        """Return an image with ground truth, predictions and where the features were distorted."""
-        sample = self.dataset[image.number]
-        data = self.start.model.data_preprocessor(pseudo_collate([sample]), False)
-        before, after = (self.features(m, data['inputs'], [image.number])[stage] for m in (self.start, run))
-        heat = 1 - feature_distortion(before, after).cosine_similarity[0]
-        _, valid = self._at_positions(data, before)
-        if valid is not None:
-            rows, columns = valid[0].any(1), valid[0].any(0)
-            heat = heat[rows][:, columns]
+    def scenes(
+        self, number: int, wanted: Iterable[tuple[LoadedModel, ImageDistortion, int | None]], stage: str,
+    ) -> Iterator[Scene]:
+        """Yield one image for each of some runs and classes: ground truth, predictions, where the features changed.
+
+        Each model runs once.
+        """
+        sample = self.dataset[number]
+        data = self.start.model.data_preprocessor(pseudo_collate([copy.deepcopy(sample)]), False)
         shape = shown_shape(sample['inputs'])
-        predictions = {}
-        for title, loaded in (('before', self.start), (f'after {run.name}', run)):
-            if loaded.predicts and not self.classifier:
-                result = loaded.model.test_step(pseudo_collate([self.dataset[image.number]]))[0]
-                predictions[title] = nearest(result.pred_sem_seg.data, shape)
+
+        def look(loaded: LoadedModel) -> tuple[Tensor, np.ndarray | None]:
+            features = self.features(loaded, data['inputs'], [number])[stage]
+            if not loaded.predicts or self.classifier:
+                return features, None
+            result = loaded.model.test_step(pseudo_collate([copy.deepcopy(sample)]))[0]
+            return features, nearest(result.pred_sem_seg.data, shape)
+
+        before, predicted = look(self.start)
+        _, valid = self._at_positions(data, before)
         mapped = self.classes and not self.classifier
         truth = nearest(self._truth(sample['data_samples']), shape) if mapped else None
-        name = self.names[image.number].rsplit('.', 1)[0]
-        cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
-        title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
-        if class_ is not None:
-            title = f'{self.classes[class_]}\n{title}'
-        return Scene(title, picture(sample['inputs'], self.start.model), truth, predictions, heat.cpu().numpy(), class_)
+        name = self.names[number].rsplit('.', 1)[0]
+        shown = picture(sample['inputs'], self.start.model)
+        after: dict[str, tuple[Tensor, np.ndarray | None]] = {}
+        for run, image, class_ in wanted:
+            if run.name not in after:
+                after[run.name] = look(run)
+            features, prediction = after[run.name]
+            heat = 1 - feature_distortion(before, features).cosine_similarity[0]
+            if valid is not None:
+                heat = heat[valid[0].any(1)][:, valid[0].any(0)]
+            predictions = {'before': predicted, f'after {run.name}': prediction}
+            cosine = image.cosine_similarity if class_ is None else image.class_cosine[class_]
+            title = f'{name if len(name) <= 22 else "…" + name[-21:]}\ncosine {cosine:.3f}'
+            if class_ is not None:
+                title = f'{self.classes[class_]}\n{title}'
+            yield Scene(title, shown, truth, {key: ids for key, ids in predictions.items() if ids is not None},
+                        heat.cpu().numpy(), class_)
 
 
 def shown_shape(inputs: Tensor) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import base64
 import csv
 import io
 import math
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +70,12 @@ def write_page(
     for name, figure in track(figures.items(), 'Draw figures', console=console, disable=console is None):
         draw.save_figure(figure, out / 'figures', name, formats)
         suffix, mime = ('png', 'image/png') if name.startswith('sheet_') else ('svg', 'image/svg+xml')
-        image = io.BytesIO()
-        figure.savefig(image, format=suffix, metadata=draw.UNDATED.get(suffix))
-        sources[name] = f'data:{mime};base64,{base64.b64encode(image.getvalue()).decode()}'
+        if suffix in formats:
+            image = (out / 'figures' / f'{name}.{suffix}').read_bytes()
+        else:
+            figure.savefig(file := io.BytesIO(), format=suffix, metadata=draw.UNDATED.get(suffix))
+            image = file.getvalue()
+        sources[name] = f'data:{mime};base64,{base64.b64encode(image).decode()}'
     environment = Environment(loader=PackageLoader('mmseg_daft', ''), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(shown=show, sort_key=_sort_key, slug=slug)
@@ -228,8 +230,8 @@ def average(paths: Sequence[Path]) -> list[dict[str, object]]:
             raise ValueError(f'{path} and {paths[0]} do not hold the same: {", ".join(filter(None, differs[0]))} is in '
                              'one of them alone. Analyze the same methods and stages, by the same names.')
     values = {key: [each[key] for each in summaries] for key in summaries[0]}
-    return [dict(zip(KEYS, key, strict=True), runs=len(paths), mean=statistics.fmean(numbers),
-                 standard_deviation=statistics.stdev(numbers)) for key, numbers in values.items()]
+    return [dict(zip(KEYS, key, strict=True), runs=len(paths), mean=float(np.mean(numbers)),
+                 standard_deviation=float(np.std(numbers, ddof=1))) for key, numbers in values.items()]
 
 
 def _summary(path: Path) -> dict[tuple[str, ...], float]:
@@ -248,4 +250,4 @@ def _summary(path: Path) -> dict[tuple[str, ...], float]:
         raise ValueError(f'{path} is not the numbers.csv of mmseg-daft analyze ({error!r}).') from error
     if not found:
         raise ValueError(f'{path} holds no numbers. Run mmseg-daft analyze again.')
-    return {key: statistics.median(values) for key, values in found.items()}
+    return {key: float(np.median(values)) for key, values in found.items()}

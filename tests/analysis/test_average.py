@@ -49,6 +49,16 @@ def test_mean_and_standard_deviation_over_analyses(tmp_path, capsys):
     assert f'{np.mean(summaries, 0)[0]:.3f} ± {np.std(summaries, 0, ddof=1)[0]:.3f}' in capsys.readouterr().out
 
 
+def test_what_no_analysis_knows_stays_unknown(tmp_path):
+    """Debiased CKA is NaN for fewer than four images."""
+    paths = [write_numbers(tmp_path / f'{name}.csv', [
+        dict(method='FT', stage='4', level='stage', measure='debiased_cka', statistic='value', value='nan')])
+        for name in 'ab']
+    assert main(['analyze', *map(str, paths), '--out', str(tmp_path / 'out.csv')]) == 0
+    with (tmp_path / 'out.csv').open() as file:
+        assert [(row['mean'], row['standard_deviation']) for row in csv.DictReader(file)] == [('nan', 'nan')]
+
+
 def test_what_cannot_be_averaged_is_refused(tmp_path, capsys):
     one, other = (analysis(tmp_path / f'{name}.csv', 0, name)[0] for name in ('FT', 'DAFT'))
     (tmp_path / 'bad.csv').write_text('a,b\n1,2\n')
