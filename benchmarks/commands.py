@@ -3,7 +3,7 @@
     python benchmarks/commands.py [--images 500] [--image-size 375 500] [--repeats 5] [--only processes|analyze]
 
 `doctor` examines VOC's DAFT config with weights at hand; its goal is 5 s, that of `--help` 1 s. `analyze` compares two
-runs with their start, figures and report included, and its goal is 1.2 times the inference of the three models. Data and
+runs with their start, figures and report included, and its goal is 1.2 times the inference of the models. Data and
 weights are made. Times are of the processor, those of child processes included: other jobs on the machine disturb them
 less than wall time.
 """
@@ -74,7 +74,7 @@ def processes(folder: Path, start: Path) -> dict[str, Callable[[], Any]]:
 
 
 def analysis(folder: Path, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """Return inference by three models alone, by their backbones alone, and the analysis of the three, on all images."""
+    """Return inference by three models alone, by their backbones alone, and the analysis of the three."""
     init_default_scope('mmseg')
     cfg = Config.fromfile(CONFIGS / FT_VOC)
     cfg.test_dataloader.dataset.data_root = cfg.val_dataloader.dataset.data_root = str(folder / 'voc')
