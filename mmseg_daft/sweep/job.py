@@ -178,9 +178,11 @@ def _versions() -> dict[str, str]:
 
 
 def _job_id() -> str:
-    if 'SLURM_ARRAY_JOB_ID' in os.environ:
-        return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
-    return os.environ.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
+    if os.environ.get('SUBMITIT_EXECUTOR') == 'slurm':  # else these are of an allocation in which `run` was started
+        if 'SLURM_ARRAY_JOB_ID' in os.environ:
+            return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
+        return os.environ['SLURM_JOB_ID']
+    return f'process {os.getpid()} since {time.time():.3f}'
 
 
 def _tree(pid: int) -> list[int]:
