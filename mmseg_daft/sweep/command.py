@@ -155,6 +155,7 @@ def plan(args: argparse.Namespace, console: Console) -> int:
             bars = {method: progress.add_task(f'probe of {method}', total=total) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
     console.print(*plan_table(folder), sep='\n')
+    console.print(f'Rates are selected on {folder.selected_on}.')
     words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])
     console.print(f'Next: {words}', markup=False, soft_wrap=True)
     return 0

@@ -6,6 +6,7 @@ classifier, by the config's own validation images; where a step trains without t
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -307,14 +308,15 @@ def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'im
 
     Args:
         names: Of the training images, without repetition.
-        fraction: How many to hold out at least, of all; whole groups are held out.
+        fraction: How many to hold out at least, of all; whole groups are held out, twice as many at most.
         seed: Selects the part.
         by: What stays together. ``'image'``: nothing. ``'folder'``: a folder of the name, which is a city of
             Cityscapes; frames of one city are alike. ``'block'``: neighbors in a sorted recording, such as
             CamVid's, of which one stretch is held out.
 
     Raises:
-        ValueError: The fraction is not between 0 and 1, a name comes twice, or nothing would be left.
+        ValueError: The fraction is not between 0 and 1, a name comes twice, nothing would be left, or the groups are
+            too large.
     """
     if not 0 < fraction < 1:
         raise ValueError(f'{fraction} of the training images cannot be held out: name a part between 0 and 1.')
@@ -339,6 +341,9 @@ def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'im
     if len(held) in (0, len(names)):
         raise ValueError(f'Holding out {fraction} of {len(names)} images by {by} leaves nothing to '
                          f'{"train on" if held else "select by"}: choose another part, or by="image".')
+    if len(held) > 2 * math.ceil(wanted):
+        raise ValueError(f'Holding out {fraction} of {len(names)} images by {by} would take {len(held)} in place of '
+                         f'{math.ceil(wanted)}: name --held-out-by image, or another --held-out-seed.')
     return [name for name in names if name not in held], [name for name in names if name in held]
 
 

@@ -268,9 +268,8 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
                 if method not in {result.method for result in results}]
     images = folder.selecting_images
     model = f'the model that is best on the {images}' if folder.validation else 'the final model'
-    chosen = f'the {images}' if folder.validation else f'{folder.held_out:g} of the training images, held out'
     note = (f'\n{metric} of {model}, on the test set of each config, mean ± standard deviation over seeds; rates '
-            f'selected on {chosen}.\n')
+            f'selected on {folder.selected_on}.\n')
     if missing:
         note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
     codes = sorted({code for row in rows if row['revision'] for code in row['revision'].split(', ')})

@@ -70,6 +70,8 @@ def test_selecting_runs_never_see_the_reported_images(config, root, held, tmp_pa
     reported = images(whole.test_dataloader.dataset)
     assert train | selected == images(whole.train_dataloader.dataset) and not train & selected
     assert len(selected) == held and not reported & (train | selected)
+    words = folder_of(tmp_path / 'sweep').selected_on
+    assert words == f'{held} of the {len(train | selected)} training images, held out'
     assert images(select.test_dataloader.dataset) == selected
     assert images(report.train_dataloader.dataset) == train | selected
     assert images(report.val_dataloader.dataset) == reported == images(report.test_dataloader.dataset)
@@ -109,6 +111,7 @@ def test_the_first_step_of_the_released_search_trains_as_integrated_lpft(sweep, 
     output = sweep('plan', tmp_path / 'sweep', '--method', f'daft={start}', '--search', 'released', '--gpus-per-run', 0,
                    '--held-out', 0.3, '--grids-of', 'cifar', '--report-seeds', 0)
     assert 'daft step1- 4 0.0001, 3e-05, 1e-05, 3e-06 1 0 plain daft step2 4' in output
+    assert 'Rates are selected on 3 of the 7 training images, held out.' in output
     folder, trained = SweepFolder.load(tmp_path / 'sweep'), []
     first = decide(folder.sweep, {}).start[0]
     assert str(folder.frozen_config('daft', first.stage)) in folder.train_command(first, tmp_path, None)
@@ -269,6 +272,9 @@ def test_a_sweep_that_was_begun_by_version_0_1_goes_on(sweep, tmp_path):
 def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
     folder = folder_of(tmp_path, directory=str(tmp_path), revision='planned')
     folder.save()
+    (tmp_path / 'split').mkdir()
+    for name, text in {'train-0': 'a\nb\n', 'train-1': 'c\n', 'held-out-0': 'd\n', 'held-out-1': 'e\n'}.items():
+        (tmp_path / 'split' / f'{name}.txt').write_text(text)
     codes = {'ft_step1': 'aaa', 'ft_report': 'aaa'}
     for mixed in (False, True):
         while runs := folder.look(set()).start:
@@ -279,6 +285,7 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
         write_results(folder, Console(quiet=True))
         table, rows = ((tmp_path / 'results' / name).read_text() for name in ('table.md', 'runs.csv'))
         assert 'planned' not in rows
+        assert 'rates selected on 2 of the 5 training images, held out.' in table
         assert ('**Mixed code**: these runs were trained with aaa, bbb;' in table) == mixed == ('bbb' in rows)
         for path in tmp_path.glob('runs/ft_report*/result.json'):
             path.unlink()
