@@ -58,6 +58,14 @@ class Protocol:
         return {f'step{number}{"" if step.converted else UNCONVERTED}': step
                 for number, step in enumerate(self.steps, start=1)}
 
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Return the values that each stage trains: its grid's, but for one that the step before has held fixed."""
+        known, values = None, {}
+        for stage, step in self.stages().items():
+            values[stage] = tuple(value for value in step.grid if {(rate, value) for rate in step.rates} != known)
+            known = {*self.fixed.items()} if step.converted else None  # another training does not count
+        return values
+
 
 @dataclass(frozen=True)
 class Run:
@@ -283,19 +291,19 @@ class _Deciding:
     def add_runs(self, method: str) -> None:
         """Add the runs of a method's stages until there is one whose rates are not known yet."""
         protocol, decision = self.sweep.methods[method], self.decision
+        tried = {**protocol.tried(), REPORT: (0,)}  # one point: the rates that won
         stages = [(stage, step, self.sweep.select_seeds) for stage, step in protocol.stages().items()]
-        stages.append((REPORT, Step((), (0,)), self.sweep.report_seeds))  # one point: the rates that won
-        decision.to_come += sum(len(step.grid) * len(seeds) for _, step, seeds in stages)
+        stages.append((REPORT, Step((), tried[REPORT]), self.sweep.report_seeds))
+        decision.to_come += sum(len(tried[stage]) * len(seeds) for stage, _, seeds in stages)
         rates, known = dict(protocol.fixed), []
         for stage, step, seeds in stages:
             starts = self.starts(method, stage, seeds)
             if starts is None:
                 return
-            decision.to_come -= len(step.grid) * len(seeds)
-            tried = set() if stage == REPORT else {run.rates for run in known}
-            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
-            runs = [run for point in points for seed, start in starts.items()
-                    if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
+            decision.to_come -= len(tried[stage]) * len(seeds)
+            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in tried[stage]]
+            runs = [Run(method, stage, seed=seed, start=start, **point)
+                    for point in points for seed, start in starts.items()]
             decision.runs += runs
             known = decision.rivals[method, stage] = known + runs
             gave_up = [run for run in runs if self.gave_up(run)]

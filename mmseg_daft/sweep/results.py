@@ -35,21 +35,22 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     total, hours = 0, 0.0
     for method in sweep.order():
         protocol, stages = sweep.methods[method], []
+        tried = protocol.tried()
         rates = {rate: rate_text(value) for rate, value in protocol.fixed.items()}
         for stage, step in protocol.stages().items():
-            swept = {rate: ', '.join(map(rate_text, step.grid)) for rate in step.rates}
+            swept = {rate: ', '.join(map(rate_text, tried[stage])) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
-            stages.append((stage, {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            stages.append((stage, {**rates, **swept}, sweep.select_seeds, len(tried[stage])))
             rates |= dict.fromkeys(step.rates, 'best')
-        for stage, tried, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
+        for stage, shown, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
             runs, cost = points * len(seeds), []
             if timed:
                 seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
                 cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
             total, hours = total + runs, hours + sum(cost)
             table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost),
-                          *(tried[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
+                          *(shown[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
     what, sample = (f'{folder.epochs} epochs', '1') if folder.epochs else (f'{sweep.iterations} iterations', '20')
     return table, f'{total} runs of {what}' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed else

@@ -1,11 +1,13 @@
 """Single decisions of a sweep, and the grids, read by hand out of the paper's text and the authors' files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from mmseg_daft.sweep.folder import count_failures
+from mmseg_daft.sweep.folder import SweepFolder, count_failures
 from mmseg_daft.sweep.protocol import GRIDS, Protocol, Run, Seen, Step, Sweep, decide, protocols
+from mmseg_daft.sweep.results import plan_table
 
 DAFT = Protocol((Step(('backbone_lr',), (0.1, 0.01)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0})
 SWEEP = Sweep({'daft': DAFT}, report_seeds=(0, 1))
@@ -94,6 +96,21 @@ def test_the_released_search_s_other_rows():
     assert released['integrated-lpft'].fixed == {'head_lr': 1.0}
     assert released['ft-conversion'].steps == (Step(('backbone_lr', 'head_lr'), (0.3, 0.1, 0.03, 0.01, 3e-3)),)
     assert {name for name in paper if paper[name] != released[name]} == {'daft', 'integrated-lpft', 'ft-conversion'}
+
+
+@pytest.mark.parametrize(('search', 'first'), [('paper', 2), ('released', 3)])
+def test_a_rate_that_the_first_step_has_tried_is_neither_trained_again_nor_counted(search, first, tmp_path):
+    """Of the second step's three, one is the first's, where that converts as well."""
+    daft = protocols(search=search)['daft']
+    steps = replace(daft.steps[0], grid=(0.1, 0.01)), replace(daft.steps[1], grid=(10.0, 1.0, 0.1))
+    sweep = Sweep({'daft': replace(daft, steps=steps)}, select_seeds=(0, 1), report_seeds=(0,))
+    seen, planned = {}, None
+    while not (decision := decide(sweep, seen)).complete:
+        planned = planned or len(decision.runs) + decision.to_come
+        assert len(decision.runs) + decision.to_come == planned
+        seen |= {each.name: Seen(1.0) for each in decision.start}
+    assert len(seen) == planned == 2 * (2 + first) + 1
+    assert f'{planned} runs of ' in plan_table(SweepFolder(tmp_path, sweep, {}, 0.1, '', 0))[1]
 
 
 def test_a_diverged_rate_loses_and_counts_as_a_result():
