@@ -188,8 +188,8 @@ def train(args: argparse.Namespace, console: Console) -> int:
     if decision.complete:
         console.print(f'Next: mmseg-daft sweep collect {args.folder}', markup=False, soft_wrap=True)
         return 0
-    console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures, or without it '
-                  'by --accept-missing.')
+    console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures'
+                  + ('.' if args.accept_missing else ', or without it by --accept-missing.'))
     return 1
 
 

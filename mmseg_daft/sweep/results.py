@@ -186,7 +186,8 @@ def method_results(decision: Decision, evaluated: Mapping[str, float] | None = N
             results.append(MethodResult(
                 method, runs[0].rates, {seed: value for seed, value in values.items() if value is not None},
                 {run.seed: 'not evaluated' if evaluated is not None else decision.look(run).state
-                 for run in runs if values[run.seed] is None}))
+                 for run in runs if values[run.seed] is None}
+                | {run.seed: 'without a start' for run in decision.without_start.get(method, [])}))
     return results
 
 
@@ -265,6 +266,8 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
                if row['state'] not in ('done', 'diverged')]
     missing += [f'{row["name"]}: diverged, so its seed is not in the mean' for row in rows
                 if row['stage'] == REPORT and row['state'] == 'diverged']
+    missing += [f'{method}: seed {run.seed} has no start ({run.name}: {decision.look(run).state})'
+                for method, runs in decision.without_start.items() for run in runs]
     missing += [f'{method}: not reported yet' for method in folder.sweep.order()
                 if method not in {result.method for result in results}]
     images = folder.selecting_images

@@ -292,6 +292,27 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
         codes['ft_report'] = 'bbb'
 
 
+def test_a_seed_that_has_no_start_is_missing_in_the_table(tmp_path):
+    methods = {'lp': Protocol((Step(('head_lr',), (1.0,)),), {'backbone_lr': 0.0}),
+               'lpft': Protocol((Step(RATES, (0.1,)),), starts_from='lp')}
+    folder = folder_of(tmp_path, sweep=Sweep(methods, report_seeds=(0, 1), iterations=2), directory=str(tmp_path),
+                       configs=dict.fromkeys(methods, 'x.py'))
+    folder.save()
+    (tmp_path / 'patience.json').write_text('[0, true]')  # of run --accept-missing
+    while runs := folder.look(set()).start:
+        for run in runs:
+            place = folder.describe(run)
+            place.work_dir.mkdir()
+            (place.work_dir / 'iter_2.pth').touch()
+            (place.work_dir / 'last_checkpoint').write_text(str(place.work_dir / 'iter_2.pth'))
+            diverged = run.name.startswith('lp_report') and run.seed == 1
+            place.write_result(dict(value=None if diverged else 1.0, diverged=diverged, iteration=2, seconds=1,
+                                    seconds_per_iteration=1, versions={}, revision='aaa'))
+    missing = write_results(folder, Console(quiet=True))
+    assert 'lpft: seed 1 has no start (lp_report_backbone-0_head-1_seed-1: diverged)' in missing
+    assert '| LP-FT | 1.00 | 1 of 2 (seed 1 without a start) |' in (tmp_path / 'results' / 'table.md').read_text()
+
+
 def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, monkeypatch):
     """By programs in Slurm's place: a launch that fails is hard to come by."""
     lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
@@ -316,7 +337,9 @@ def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(sweep, tmp_p
                                                'if "SUBMITIT_LOCAL_JOB_ID" in os.environ: os._exit(3)\n')
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), str(ROOT)]))
     output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, code=1)
-    assert 'failed more than 1 times: ft_step1' in output
+    assert 'failed more than 1 times: ft_step1' in output and 'or without it by --accept-missing.' in output
+    output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, '--accept-missing', code=1)
+    assert 'every rate diverged or failed' in output and 'accept-missing' not in output
     assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
