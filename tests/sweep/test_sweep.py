@@ -316,7 +316,8 @@ def test_a_seed_that_has_no_start_is_missing_in_the_table(tmp_path):
 def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, monkeypatch):
     """By programs in Slurm's place: a launch that fails is hard to come by."""
     lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
-            '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x'
+            '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x', \
+            '5|5_N/A|launch failed requeued held|sweep-x2'
     for name, text in (('squeue', '\n'.join(f'echo "{line}"' for line in lines)),
                        ('scancel', f'echo "$@" >> {tmp_path}/cancelled')):
         (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
@@ -324,7 +325,7 @@ def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, mon
     monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
     assert {'1_0', '4_7', '3'} == {job for job in slurm_queue() if 'N/A' not in job}
     assert not (tmp_path / 'cancelled').exists()
-    slurm_queue(cancel_held=True)
+    slurm_queue('sweep-x')
     assert (tmp_path / 'cancelled').read_text() == '2\n'
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     assert slurm_queue() is None
@@ -416,9 +417,31 @@ def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
     executor = Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(partitio='x'))
     with pytest.raises(SystemExit, match=r"--slurm: Unavailable parameter\(s\): \['partitio'\]"):
         executor.submit([RunFolder(tmp_path / 'run')])
+    executor.slurm = dict(additional_parameters='mail-type')
+    with pytest.raises(SystemExit, match="--slurm: 'str' object is not a mapping"):
+        executor.submit([RunFolder(tmp_path / 'run')])
+    with pytest.raises(SystemExit, match=f'--slurm job_name: .* by their name, sweep-{tmp_path.name}. Drop it.'):
+        Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(job_name='x'))
     monkeypatch.setenv('PATH', '/nowhere')
     with pytest.raises(SystemExit, match='There is no sbatch here'):
         Executor('slurm', tmp_path / 'jobs', 1, 0)
+
+
+@pytest.mark.parametrize('srun_args', ['--mpi=none --label', ['--mpi=none', '--label']], ids=['text', 'list'])
+def test_slurm_gets_what_the_user_gives_beside_what_the_sweep_needs(srun_args, tmp_path, monkeypatch):
+    """In the real batch file, which a program in sbatch's place keeps."""
+    for name, text in (('sbatch', f'cp "$1" {tmp_path}/batch; echo "Submitted batch job 7"'), ('srun', 'exit 1')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    place = RunFolder(tmp_path / 'run')
+    Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(
+        setup='module load cuda', srun_args=srun_args, additional_parameters={'mail-type': 'FAIL'})).submit([place])
+    batch = (tmp_path / 'batch').read_text()
+    assert place.job() == '7' and '# setup\nmodule load cuda\n' in batch
+    for option in ('mail-type=FAIL', 'requeue', f'job-name=sweep-{tmp_path.name}'):
+        assert f'#SBATCH --{option}\n' in batch
+    assert ' --cpus-per-task=5 --mpi=none --label ' in batch
 
 
 @pytest.mark.parametrize(('words', 'message'), [
