@@ -28,6 +28,7 @@ from mmseg_daft.engine.configs import (
     read_config,
     registered,
     type_name,
+    unsaved_end,
 )
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
@@ -128,10 +129,9 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if validation_of(cfg) != folder.validation:
         raise SystemExit(f'{path}: it is another task than the first method, or validates on other images. Name '
                          'configs of one task.')
-    saving = hook_of(cfg, 'CheckpointHook')
-    if saving and saving.get('by_epoch', True) != (unit == 'epoch'):
-        raise SystemExit(f'{path}: it trains for {words[unit]}, and its CheckpointHook counts others. Set '
-                         f'default_hooks.checkpoint.by_epoch={unit == "epoch"}.')
+    added = folder.validation and hook_of(cfg, 'CheckpointHook') is None  # by prepare
+    if not added and (problem := unsaved_end(cfg, by_unit=True)):
+        raise SystemExit(f'{path}: {problem}')
     lowest = min([rate for step in protocol.steps if step.rates for rate in step.grid]
                  + [rate for rate in protocol.fixed.values() if rate], default=float('inf'))
     schedules = cfg.get('param_scheduler') or []

@@ -504,6 +504,19 @@ def test_what_cannot_run_is_refused_by_the_plan(change, message, voc_root, sweep
     assert not (tmp_path / 'sweep' / 'sweep.json').exists()
 
 
+@pytest.mark.parametrize(('hooks', 'message'), [
+    (dict(checkpoint=None), "without a CheckpointHook no final model is left. Set default_hooks.checkpoint=dict("),
+    ({}, "its CheckpointHook counts others. Set default_hooks.checkpoint=dict(type='CheckpointHook', by_epoch=False)"),
+    (dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, save_last=False, interval=3)), 'save_last=True')])
+def test_a_config_that_does_not_save_its_end_under_the_name_that_is_looked_for_is_refused(
+        hooks, message, voc_root, tmp_path):
+    cfg, folder = small(VOC, tmp_path, voc_root), folder_of(tmp_path)
+    plan.check(folder, 'ft', cfg)
+    cfg.default_hooks = hooks
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        plan.check(folder, 'ft', cfg)
+
+
 def test_checkpoints_stay_in_the_folder_of_their_run(voc_root, tmp_path):
     """MMEngine would put those of all runs into one, and one run would resume another."""
     cfg = small(VOC, tmp_path, voc_root, **{'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints')})
