@@ -272,7 +272,7 @@ class Executor:
 
     def submit(self, runs: Sequence[RunFolder]) -> None:
         """Submit runs; on Slurm as one array, of which it takes all or none (submitit's ``FailedJobError``)."""
-        jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
+        jobs = [TrainJob(run.path, uuid.uuid4().hex, None if self.gpus_per_run else '') for run in runs]
         if self.kind != 'slurm':
             self.tickets.update({job.folder: job.ticket for job in jobs})
         started = self._start_array(jobs) if self.kind == 'slurm' else map(self._start, jobs)
