@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         where.add_argument('--executor', choices=('slurm', 'local', 'debug'),
                            help='Slurm arrays, processes here (default), or this process')
         where.add_argument('--parallel', type=at_least(1), metavar='N',
-                           help='runs at a time (default: 1; on Slurm 16)')
+                           help='runs at a time, on Slurm of each array (default: 1; on Slurm 16)')
         where.add_argument('--hours', type=above(0),
                            help='Slurm: limit of a job; longer runs are requeued (default: 24)')
         where.add_argument('--slurm', type=_key_value, nargs='+', action='extend', default=[], metavar='KEY=VALUE',
