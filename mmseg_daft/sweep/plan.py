@@ -216,6 +216,7 @@ def metrics_of(evaluator: Any) -> set[str] | None:
             return None
         prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
         kinds = part.get('iou_metrics', ['mIoU'])
+        kinds = [kinds] if isinstance(kinds, str) else kinds
         if unknown := set(kinds) - set(MEASURED):
             raise SystemExit(f'iou_metrics={list(kinds)}: mmseg has no {", ".join(sorted(unknown))}; it has '
                              f'{", ".join(MEASURED)}.')

@@ -547,7 +547,7 @@ def test_options_that_do_not_fit_are_refused_in_words(voc_root, tmp_path):
             plan.read(str(tmp_path / 'ft.py'), [option])
 
 
-@pytest.mark.parametrize('kinds', [['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
+@pytest.mark.parametrize('kinds', ['mFscore', ['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
 def test_what_an_evaluator_measures_is_what_mmseg_s_writes(kinds):
     metric = IoUMetric(iou_metrics=kinds)
     metric.dataset_meta = dict(classes=('a', 'b'))
