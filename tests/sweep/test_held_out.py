@@ -14,7 +14,7 @@ def test_the_parts_are_disjoint_whole_and_in_order(names, fraction, seed):
     kept, held = hold_out(names, fraction, seed)
     assert sorted(kept + held) == sorted(names) and not set(kept) & set(held)
     assert [name for name in names if name in held] == held
-    assert fraction * len(names) <= len(held) < fraction * len(names) + 1
+    assert len(held) - 1 < fraction * len(names) <= len(held)
 
 
 @given(st.permutations([f'image{i}' for i in range(40)]), st.integers(0, 99))
