@@ -122,6 +122,29 @@ def length_of(cfg: Mapping[str, Any]) -> tuple[str, Any]:
     return unit, train_cfg.get(f'max_{unit}s')
 
 
+def unsaved_end(cfg: Config, by_unit: bool = False) -> str:
+    """Return why the model at the end of a training is not saved, with the fix; nothing where it is.
+
+    To MMEngine a loop of iterations is one epoch, at whose end a hook that counts epochs saves. With ``by_unit`` that
+    will not do: the checkpoint's name has to count what the training counts.
+    """
+    unit, length = length_of(cfg)
+    in_epochs = unit == 'epoch'
+    # Where none is named, MMEngine adds one.
+    hook = {} if 'checkpoint' not in (cfg.get('default_hooks') or {}) else hook_of(cfg, 'CheckpointHook')
+    fix = f'.by_epoch={in_epochs}' if hook else f"=dict(type='CheckpointHook', by_epoch={in_epochs})"
+    if hook is None:
+        return f'without a CheckpointHook no final model is left. Set default_hooks.checkpoint{fix}.'
+    by_epoch = hook.get('by_epoch', True)
+    if by_epoch != in_epochs and (by_unit or in_epochs):
+        return (f'it trains for {"epochs" if in_epochs else "iterations"}, and its CheckpointHook counts others. '
+                f'Set default_hooks.checkpoint{fix}.')
+    times, interval = (1 if by_epoch and not in_epochs else length), hook.get('interval', -1)
+    if not hook.get('save_last', True) and (interval < 1 or times % interval):
+        return 'its CheckpointHook does not save the final model. Set default_hooks.checkpoint.save_last=True.'
+    return ''
+
+
 def types_in(cfg: Any) -> Iterator[str]:
     """Yield the names of all types in a nested config, and of its constructors."""
     return (type_name({'type': kind}) for kind in kinds_in(cfg))

@@ -71,25 +71,15 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
         UnwritableError: Nothing can be written to the work directory.
         SystemExit: The final model would be missing, or at such a place.
     """
-    from mmseg_daft.engine.configs import hook_of, length_of, read_config
+    from mmseg_daft.engine.configs import hook_of, length_of, read_config, unsaved_end
 
     cfg = read_config(config, options, import_modules=False, needs=NEEDED_TO_TRAIN)
-    unit, length = length_of(cfg)
+    length = length_of(cfg)[1]
     if not isinstance(length, int) or length < 1:
         raise SystemExit(f'{config}: its train_cfg does not say how long it trains. Give it max_iters or max_epochs.')
-    hook = {} if 'checkpoint' not in (cfg.get('default_hooks') or {}) else hook_of(cfg, 'CheckpointHook')
-    if hook is None:
-        raise SystemExit(f'{config}: without a CheckpointHook no model is left for the second stage. Add '
-                         "default_hooks.checkpoint=dict(type='CheckpointHook').")
-    by_epoch = hook.get('by_epoch', True)
-    if unit == 'epoch' and not by_epoch:
-        raise SystemExit(f'{config}: it counts epochs, and its CheckpointHook iterations, so the end of the last epoch '
-                         'is not saved. Set default_hooks.checkpoint.by_epoch=True.')
-    times, interval = (1 if by_epoch and unit == 'iter' else length), hook.get('interval', -1)
-    if not hook.get('save_last', True) and (interval < 1 or times % interval):
-        raise SystemExit(f'{config}: its CheckpointHook does not save the final model. Set '
-                         'default_hooks.checkpoint.save_last=True.')
-    for place in (work_dir, hook.get('out_dir') or ''):
+    if problem := unsaved_end(cfg):
+        raise SystemExit(f'{config}: {problem}')
+    for place in (work_dir, (hook_of(cfg, 'CheckpointHook') or {}).get('out_dir') or ''):
         if re.search(r'[\s,"\'\[\]()]', str(place)):
             raise SystemExit(f'{place}: the second stage gets this path as an option, which MMEngine would take apart '
                              'at spaces, commas, quotes and brackets. Name a --work-dir, or an out_dir of '

@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         where.add_argument('--executor', choices=('slurm', 'local', 'debug'),
                            help='Slurm arrays, processes here (default), or this process')
         where.add_argument('--parallel', type=at_least(1), metavar='N',
-                           help='runs at a time (default: 1; on Slurm 16)')
+                           help='runs at a time, on Slurm of each array (default: 1; on Slurm 16)')
         where.add_argument('--hours', type=above(0),
                            help='Slurm: limit of a job; longer runs are requeued (default: 24)')
         where.add_argument('--slurm', type=_key_value, nargs='+', action='extend', default=[], metavar='KEY=VALUE',
@@ -155,6 +155,7 @@ def plan(args: argparse.Namespace, console: Console) -> int:
             bars = {method: progress.add_task(f'probe of {method}', total=total) for method in configs}
             probe(folder, executor, args.probe, lambda method, done: progress.update(bars[method], completed=done))
     console.print(*plan_table(folder), sep='\n')
+    console.print(f'Rates are selected on {folder.selected_on}.')
     words = shlex.join(['mmseg-daft', 'sweep', 'run', str(args.folder), *given])
     console.print(f'Next: {words}', markup=False, soft_wrap=True)
     return 0
@@ -187,8 +188,8 @@ def train(args: argparse.Namespace, console: Console) -> int:
     if decision.complete:
         console.print(f'Next: mmseg-daft sweep collect {args.folder}', markup=False, soft_wrap=True)
         return 0
-    console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures, or without it '
-                  'by --accept-missing.')
+    console.print('The sweep cannot go on: mend what failed and run again with a larger --max-failures'
+                  + ('.' if args.accept_missing else ', or without it by --accept-missing.'))
     return 1
 
 

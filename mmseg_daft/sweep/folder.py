@@ -259,6 +259,15 @@ class SweepFolder:
         return {'': 'held-out images', 'val': 'validation images', 'test': 'test images'}[self.validation]
 
     @property
+    def selected_on(self) -> str:
+        """What selects, in words, with the numbers of images where some are held out."""
+        if self.validation:
+            return f'the {self.selecting_images}'
+        held, kept = (sum(len(path.read_text().splitlines()) for path in self.path.glob(f'split/{which}-*.txt'))
+                      for which in ('held-out', 'train'))
+        return f'{held} of the {held + kept} training images, held out'
+
+    @property
     def length(self) -> tuple[str, int]:
         """What a run counts, ``'epoch'`` or ``'iter'``, and how many of them it has."""
         return ('epoch', self.epochs) if self.epochs else ('iter', self.sweep.iterations)

@@ -6,6 +6,7 @@ The standard library alone, but for submitit where it runs: jobs carry this modu
 import getpass
 import math
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -178,9 +179,11 @@ def _versions() -> dict[str, str]:
 
 
 def _job_id() -> str:
-    if 'SLURM_ARRAY_JOB_ID' in os.environ:
-        return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
-    return os.environ.get('SLURM_JOB_ID') or f'process {os.getpid()} since {time.time():.0f}'
+    if os.environ.get('SUBMITIT_EXECUTOR') == 'slurm':  # else these are of an allocation in which `run` was started
+        if 'SLURM_ARRAY_JOB_ID' in os.environ:
+            return '{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}'.format_map(os.environ)
+        return os.environ['SLURM_JOB_ID']
+    return f'process {os.getpid()} since {time.time():.3f}'
 
 
 def _tree(pid: int) -> list[int]:
@@ -245,6 +248,8 @@ class Executor:
                              f"({error}): pip install 'mmseg-daft[sweep]'") from error
         if self.kind == 'slurm' and shutil.which('sbatch') is None:
             raise SystemExit('There is no sbatch here: run this on a login node of the cluster, or --executor local.')
+        if 'job_name' in self.slurm:
+            raise SystemExit(f'--slurm job_name: the sweep knows its jobs by their name, {self.job_name}. Drop it.')
         if self.kind == 'local' and self.gpus_per_run:
             self.gpus, wanted = _visible_gpus(), self.parallel * self.gpus_per_run
             if 0 < len(self.gpus) < wanted:
@@ -254,15 +259,20 @@ class Executor:
         cloudpickle.register_pickle_by_value(mmseg_daft)  # jobs start without importing torch and mmseg
         self.submitit = submitit
 
+    @property
+    def job_name(self) -> str:
+        """The name of the sweep's jobs on Slurm."""
+        return f'{JOB_NAME}{self.folder.parent.name}'
+
     def in_queue(self) -> set[str] | None:
         """Return the ids of jobs that run or wait, ``None`` where Slurm does not answer: then nothing is known."""
         if self.kind == 'slurm':
-            return slurm_queue(cancel_held=True)
+            return slurm_queue(self.job_name)
         return {job for job, process in self.jobs.items() if not process.done()}
 
     def submit(self, runs: Sequence[RunFolder]) -> None:
         """Submit runs; on Slurm as one array, of which it takes all or none (submitit's ``FailedJobError``)."""
-        jobs = [TrainJob(run.path, uuid.uuid4().hex) for run in runs]
+        jobs = [TrainJob(run.path, uuid.uuid4().hex, None if self.gpus_per_run else '') for run in runs]
         if self.kind != 'slurm':
             self.tickets.update({job.folder: job.ticket for job in jobs})
         started = self._start_array(jobs) if self.kind == 'slurm' else map(self._start, jobs)
@@ -288,16 +298,20 @@ class Executor:
     def _start_array(self, jobs: list[TrainJob]) -> list[Any]:
         cpus = self.slurm.get('cpus_per_task', 5 * max(1, self.gpus_per_run))
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=100)
-        parameters = {
-            'job_name': f'{JOB_NAME}{self.folder.parent.name}', 'time': max(1, round(self.hours * 60)),
-            'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, 'cpus_per_task': cpus,
-            'srun_args': [f'--cpus-per-task={cpus}'],  # since 22.05 srun does not ask for the job's CPUs by itself
-            'additional_parameters': {'requeue': True}}
-        if self.gpus_per_run:
-            parameters['gpus_per_node'] = self.gpus_per_run
+        lines = {key: [value] for key in ('setup', 'teardown') if isinstance(value := self.slurm.get(key), str)}
+        srun_args, more = self.slurm.get('srun_args', []), self.slurm.get('additional_parameters', {})
+        srun_args = shlex.split(srun_args) if isinstance(srun_args, str) else srun_args
         try:
+            parameters = {
+                'job_name': self.job_name, 'time': max(1, round(self.hours * 60)),
+                'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, **lines, 'cpus_per_task': cpus,
+                # Since 22.05 srun does not ask for the job's CPUs by itself.
+                'srun_args': [f'--cpus-per-task={cpus}', *srun_args],
+                'additional_parameters': {**more, 'requeue': True}}
+            if self.gpus_per_run:
+                parameters['gpus_per_node'] = self.gpus_per_run
             executor.update_parameters(**parameters)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise SystemExit(f'--slurm: {error}') from error
         with executor.batch():
             return [executor.submit(job) for job in jobs]
@@ -325,12 +339,12 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i in range(count)] if named is None else [name.strip() for name in named.split(',')][:count]
 
 
-def slurm_queue(cancel_held: bool = False) -> set[str] | None:
+def slurm_queue(job_name: str = '') -> set[str] | None:
     """Return the ids of this user's jobs that run or wait, none without Slurm, ``None`` where it does not answer.
 
     Array tasks are named as submitit does, JOB_TASK. squeue alone is asked: many clusters have no accounting. A job
-    that Slurm holds because its launch failed would wait for ever, so it does not count; ``cancel_held`` cancels those
-    of them that are a sweep's, and the runs will be submitted again.
+    that Slurm holds because its launch failed would wait for ever, so a sweep's does not count; those with ``job_name``
+    are cancelled, and the runs will be submitted again.
     """
     if shutil.which('squeue') is None:
         return set()
@@ -340,9 +354,9 @@ def slurm_queue(cancel_held: bool = False) -> set[str] | None:
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
     lines = [line.split('|', 3) for line in done.stdout.splitlines()]
-    held = [job for job, _, reason, name in lines
-            if reason == 'launch failed requeued held' and name.startswith(JOB_NAME)]
-    if held and cancel_held:
+    held = {job: name for job, _, reason, name in lines
+            if reason == 'launch failed requeued held' and name.startswith(JOB_NAME)}
+    if ours := [job for job, name in held.items() if name == job_name]:
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run(['scancel', *held], capture_output=True, timeout=60)
+            subprocess.run(['scancel', *ours], capture_output=True, timeout=60)
     return {name for job, array_task, _, _ in lines if job not in held for name in (job, array_task)}

@@ -6,6 +6,7 @@ classifier, by the config's own validation images; where a step trains without t
 
 import copy
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from mmseg_daft.engine.configs import (
     read_config,
     registered,
     type_name,
+    unsaved_end,
 )
 from mmseg_daft.engine.training_data import leaf_datasets
 from mmseg_daft.files import write_atomically
@@ -129,10 +131,9 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if validation_of(cfg) != folder.validation:
         raise SystemExit(f'{path}: it is another task than the first method, or validates on other images. Name '
                          'configs of one task.')
-    saving = hook_of(cfg, 'CheckpointHook')
-    if saving and saving.get('by_epoch', True) != (unit == 'epoch'):
-        raise SystemExit(f'{path}: it trains for {words[unit]}, and its CheckpointHook counts others. Set '
-                         f'default_hooks.checkpoint.by_epoch={unit == "epoch"}.')
+    added = folder.validation and hook_of(cfg, 'CheckpointHook') is None  # by prepare
+    if not added and (problem := unsaved_end(cfg, by_unit=True)):
+        raise SystemExit(f'{path}: {problem}')
     lowest = min([rate for step in protocol.steps if step.rates for rate in step.grid]
                  + [rate for rate in protocol.fixed.values() if rate], default=float('inf'))
     schedules = cfg.get('param_scheduler') or []
@@ -211,6 +212,7 @@ def metrics_of(evaluator: Any) -> set[str] | None:
             return None
         prefix = f'{part["prefix"]}/' if part.get('prefix') else ''
         kinds = part.get('iou_metrics', ['mIoU'])
+        kinds = [kinds] if isinstance(kinds, str) else kinds
         if unknown := set(kinds) - set(MEASURED):
             raise SystemExit(f'iou_metrics={list(kinds)}: mmseg has no {", ".join(sorted(unknown))}; it has '
                              f'{", ".join(MEASURED)}.')
@@ -303,14 +305,15 @@ def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'im
 
     Args:
         names: Of the training images, without repetition.
-        fraction: How many to hold out at least, of all; whole groups are held out.
+        fraction: How many to hold out at least, of all; whole groups are held out, twice as many at most.
         seed: Selects the part.
         by: What stays together. ``'image'``: nothing. ``'folder'``: a folder of the name, which is a city of
             Cityscapes; frames of one city are alike. ``'block'``: neighbors in a sorted recording, such as
             CamVid's, of which one stretch is held out.
 
     Raises:
-        ValueError: The fraction is not between 0 and 1, a name comes twice, or nothing would be left.
+        ValueError: The fraction is not between 0 and 1, a name comes twice, nothing would be left, or the groups are
+            too large.
     """
     if not 0 < fraction < 1:
         raise ValueError(f'{fraction} of the training images cannot be held out: name a part between 0 and 1.')
@@ -335,6 +338,9 @@ def hold_out(names: Sequence[str], fraction: float, seed: int = 0, by: str = 'im
     if len(held) in (0, len(names)):
         raise ValueError(f'Holding out {fraction} of {len(names)} images by {by} leaves nothing to '
                          f'{"train on" if held else "select by"}: choose another part, or by="image".')
+    if len(held) > 2 * math.ceil(wanted):
+        raise ValueError(f'Holding out {fraction} of {len(names)} images by {by} would take {len(held)} in place of '
+                         f'{math.ceil(wanted)}: name --held-out-by image, or another --held-out-seed.')
     return [name for name in names if name not in held], [name for name in names if name in held]
 
 

@@ -58,6 +58,14 @@ class Protocol:
         return {f'step{number}{"" if step.converted else UNCONVERTED}': step
                 for number, step in enumerate(self.steps, start=1)}
 
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Return the values that each stage trains: its grid's, but for one that the step before has held fixed."""
+        known, values = None, {}
+        for stage, step in self.stages().items():
+            values[stage] = tuple(value for value in step.grid if {(rate, value) for rate in step.rates} != known)
+            known = {*self.fixed.items()} if step.converted else None  # another training does not count
+        return values
+
 
 @dataclass(frozen=True)
 class Run:
@@ -218,6 +226,7 @@ class Decision:
     blocked: dict[str, str] = field(default_factory=dict)  # why a method cannot go on
     to_come: int = 0  # how many runs there will be whose rates are yet to be found
     rivals: dict[tuple[str, str], list[Run]] = field(default_factory=dict)  # of whom one wins, by method and stage
+    without_start: dict[str, list[Run]] = field(default_factory=dict)  # whose model a method lacks, which is accepted
     complete: bool = False  # nothing is left to do
 
     def look(self, run: Run) -> Seen:
@@ -243,7 +252,7 @@ def decide(sweep: Sweep, seen: Mapping[str, Seen], max_failures: int = 2, accept
         seen: As in ``Decision``.
         max_failures: A run that failed more often is given up, and blocks its method: choosing among the others
             would be another protocol.
-        accept_missing: Choose among the others all the same.
+        accept_missing: Choose among the others all the same, and report the seeds whose start there is.
     """
     decision = Decision(seen)
     deciding = _Deciding(sweep, max_failures, accept_missing, decision)
@@ -283,19 +292,19 @@ class _Deciding:
     def add_runs(self, method: str) -> None:
         """Add the runs of a method's stages until there is one whose rates are not known yet."""
         protocol, decision = self.sweep.methods[method], self.decision
+        tried = {**protocol.tried(), REPORT: (0,)}  # one point: the rates that won
         stages = [(stage, step, self.sweep.select_seeds) for stage, step in protocol.stages().items()]
-        stages.append((REPORT, Step((), (0,)), self.sweep.report_seeds))  # one point: the rates that won
-        decision.to_come += sum(len(step.grid) * len(seeds) for _, step, seeds in stages)
+        stages.append((REPORT, Step((), tried[REPORT]), self.sweep.report_seeds))
+        decision.to_come += sum(len(tried[stage]) * len(seeds) for stage, _, seeds in stages)
         rates, known = dict(protocol.fixed), []
         for stage, step, seeds in stages:
             starts = self.starts(method, stage, seeds)
             if starts is None:
                 return
-            decision.to_come -= len(step.grid) * len(seeds)
-            tried = set() if stage == REPORT else {run.rates for run in known}
-            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in step.grid]
-            runs = [run for point in points for seed, start in starts.items()
-                    if (run := Run(method, stage, seed=seed, start=start, **point)).rates not in tried]
+            decision.to_come -= len(tried[stage]) * len(seeds)
+            points = [{**rates, **dict.fromkeys(step.rates, value)} for value in tried[stage]]
+            runs = [Run(method, stage, seed=seed, start=start, **point)
+                    for point in points for seed, start in starts.items()]
             decision.runs += runs
             known = decision.rivals[method, stage] = known + runs
             gave_up = [run for run in runs if self.gave_up(run)]
@@ -316,19 +325,27 @@ class _Deciding:
             known = known if step.converted else []  # another training does not compete with the steps that follow
 
     def starts(self, method: str, stage: str, seeds: tuple[int, ...]) -> dict[int, Run | None] | None:
-        """Return by seed the run that a run starts from, ``None`` while one of them has no model."""
+        """Return by seed the run that a run starts from, ``None`` while one of them has no model.
+
+        With ``accept_missing``, what has come to an end without a model is left out.
+        """
         base, decision = self.sweep.methods[method].starts_from, self.decision
         if base is None:
             return dict.fromkeys(seeds)
         winner = decision.winners.get((base, [*self.sweep.methods[base].stages()][-1]))
         runs = {run.seed: run for run in decision.runs if winner and run.method == base and run.rates == winner.rates
                 and (run.stage == REPORT) == (stage == REPORT)}
-        for seed in seeds:
-            state = decision.look(runs[seed]) if seed in runs else Seen()
-            if state.value is None:
-                if state.diverged:
-                    decision.blocked[method] = f'starts from {runs[seed].name}, which diverged'
-                if base in decision.blocked:
-                    decision.blocked[method] = f'waits for {base}'
-                return None
-        return {seed: runs[seed] for seed in seeds}
+        lost = [runs[seed] for seed in seeds if seed in runs
+                and (decision.look(runs[seed]).diverged or self.gave_up(runs[seed]))]
+        if lost and not (self.accept_missing and len(lost) < len(seeds)):
+            decision.blocked[method] = f'starts from {", ".join(run.name for run in lost)}, which diverged or failed'
+            return None
+        if lost:
+            decision.without_start[method] = lost
+        starts = {seed: runs.get(seed) for seed in seeds if runs.get(seed) not in lost}
+        if any(run is None or decision.look(run).value is None for run in starts.values()):
+            decision.to_come -= len(lost)
+            if base in decision.blocked:
+                decision.blocked[method] = f'waits for {base}'
+            return None
+        return starts

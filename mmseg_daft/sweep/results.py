@@ -35,21 +35,22 @@ def plan_table(folder: SweepFolder) -> tuple[Table, str]:
     total, hours = 0, 0.0
     for method in sweep.order():
         protocol, stages = sweep.methods[method], []
+        tried = protocol.tried()
         rates = {rate: rate_text(value) for rate, value in protocol.fixed.items()}
         for stage, step in protocol.stages().items():
-            swept = {rate: ', '.join(map(rate_text, step.grid)) for rate in step.rates}
+            swept = {rate: ', '.join(map(rate_text, tried[stage])) for rate in step.rates}
             if len(step.rates) == 2:
                 swept['head_lr'] = 'same'
-            stages.append((stage, {**rates, **swept}, sweep.select_seeds, len(step.grid)))
+            stages.append((stage, {**rates, **swept}, sweep.select_seeds, len(tried[stage])))
             rates |= dict.fromkeys(step.rates, 'best')
-        for stage, tried, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
+        for stage, shown, seeds, points in [*stages, (REPORT, rates, sweep.report_seeds, 1)]:
             runs, cost = points * len(seeds), []
             if timed:
                 seconds = timed[method]['seconds_around'] + sweep.iterations * timed[method]['seconds_per_iteration']
                 cost = [runs * seconds * max(1, folder.gpus_per_run) / 3600]
             total, hours = total + runs, hours + sum(cost)
             table.add_row(method, stage.replace('-', '-\n'), str(runs), *map(_shown, cost),
-                          *(tried[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
+                          *(shown[rate] for rate in RATES), ', '.join(map(str, seeds)), end_section=stage == REPORT)
     what, sample = (f'{folder.epochs} epochs', '1') if folder.epochs else (f'{sweep.iterations} iterations', '20')
     return table, f'{total} runs of {what}' + (
         f', about {_shown(hours)} GPU hours by the probe.' if timed else
@@ -185,7 +186,8 @@ def method_results(decision: Decision, evaluated: Mapping[str, float] | None = N
             results.append(MethodResult(
                 method, runs[0].rates, {seed: value for seed, value in values.items() if value is not None},
                 {run.seed: 'not evaluated' if evaluated is not None else decision.look(run).state
-                 for run in runs if values[run.seed] is None}))
+                 for run in runs if values[run.seed] is None}
+                | {run.seed: 'without a start' for run in decision.without_start.get(method, [])}))
     return results
 
 
@@ -264,13 +266,14 @@ def write_results(folder: SweepFolder, console: Console, evaluation: Path | None
                if row['state'] not in ('done', 'diverged')]
     missing += [f'{row["name"]}: diverged, so its seed is not in the mean' for row in rows
                 if row['stage'] == REPORT and row['state'] == 'diverged']
+    missing += [f'{method}: seed {run.seed} has no start ({run.name}: {decision.look(run).state})'
+                for method, runs in decision.without_start.items() for run in runs]
     missing += [f'{method}: not reported yet' for method in folder.sweep.order()
                 if method not in {result.method for result in results}]
     images = folder.selecting_images
     model = f'the model that is best on the {images}' if folder.validation else 'the final model'
-    chosen = f'the {images}' if folder.validation else f'{folder.held_out:g} of the training images, held out'
     note = (f'\n{metric} of {model}, on the test set of each config, mean ± standard deviation over seeds; rates '
-            f'selected on {chosen}.\n')
+            f'selected on {folder.selected_on}.\n')
     if missing:
         note += '\n**Incomplete**: ' + '; '.join(missing) + '.\n'
     codes = sorted({code for row in rows if row['revision'] for code in row['revision'].split(', ')})

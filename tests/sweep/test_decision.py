@@ -1,11 +1,13 @@
 """Single decisions of a sweep, and the grids, read by hand out of the paper's text and the authors' files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from mmseg_daft.sweep.folder import count_failures
+from mmseg_daft.sweep.folder import SweepFolder, count_failures
 from mmseg_daft.sweep.protocol import GRIDS, Protocol, Run, Seen, Step, Sweep, decide, protocols
+from mmseg_daft.sweep.results import method_results, plan_table, to_markdown
 
 DAFT = Protocol((Step(('backbone_lr',), (0.1, 0.01)), Step(('head_lr',), (10.0, 0.1))), {'head_lr': 1.0})
 SWEEP = Sweep({'daft': DAFT}, report_seeds=(0, 1))
@@ -96,6 +98,21 @@ def test_the_released_search_s_other_rows():
     assert {name for name in paper if paper[name] != released[name]} == {'daft', 'integrated-lpft', 'ft-conversion'}
 
 
+@pytest.mark.parametrize(('search', 'first'), [('paper', 2), ('released', 3)])
+def test_a_rate_that_the_first_step_has_tried_is_neither_trained_again_nor_counted(search, first, tmp_path):
+    """Of the second step's three, one is the first's, where that converts as well."""
+    daft = protocols(search=search)['daft']
+    steps = replace(daft.steps[0], grid=(0.1, 0.01)), replace(daft.steps[1], grid=(10.0, 1.0, 0.1))
+    sweep = Sweep({'daft': replace(daft, steps=steps)}, select_seeds=(0, 1), report_seeds=(0,))
+    seen, planned = {}, None
+    while not (decision := decide(sweep, seen)).complete:
+        planned = planned or len(decision.runs) + decision.to_come
+        assert len(decision.runs) + decision.to_come == planned
+        seen |= {each.name: Seen(1.0) for each in decision.start}
+    assert len(seen) == planned == 2 * (2 + first) + 1
+    assert f'{planned} runs of ' in plan_table(SweepFolder(tmp_path, sweep, {}, 0.1, '', 0))[1]
+
+
 def test_a_diverged_rate_loses_and_counts_as_a_result():
     seen = {run('step1', 0.1, 1): Seen(diverged=True), run('step1', 0.01, 1): Seen(1.0)}
     decision = decide(SWEEP, seen)
@@ -147,6 +164,32 @@ def test_lpft_waits_for_the_model_of_lp_with_the_same_seed():
     assert [r.start for r in decide(sweep, seen).start] == [Run('lp', 'report', 0, 1, seed) for seed in (0, 1)]
     with pytest.raises(ValueError, match='name a config for lp'):
         Sweep({'lpft': lpft})
+
+
+@pytest.mark.parametrize('lost', [Seen(failures=3), Seen(diverged=True)], ids=['failed', 'diverged'])
+def test_lpft_goes_on_without_the_seed_whose_model_is_missing_only_where_that_is_accepted(lost):
+    lp = Protocol((Step(('head_lr',), (1.0,)),), {'backbone_lr': 0.0})
+    lpft = Protocol((Step(('backbone_lr', 'head_lr'), (1e-4,)),), starts_from='lp')
+    sweep = Sweep({'lp': lp, 'lpft': lpft}, report_seeds=(0, 1, 2))
+    start, reported = Run('lp', 'step1', 0, 1, 0), [Run('lp', 'report', 0, 1, seed) for seed in range(3)]
+    seen = {start.name: Seen(5.0), Run('lpft', 'step1', 1e-4, 1e-4, 0, start).name: Seen(6.0),
+            reported[0].name: Seen(5.0), reported[1].name: lost}
+    waiting = decide(sweep, seen, accept_missing=True)
+    assert waiting.start == [reported[2]] and waiting.to_come == 2 and not waiting.blocked
+    seen[reported[2].name] = Seen(5.5)
+    refused = decide(sweep, seen)
+    assert refused.blocked['lpft'] == f'starts from {reported[1].name}, which diverged or failed'
+    assert not refused.start and not refused.complete
+    decision = decide(sweep, seen, accept_missing=True)
+    assert [run.start for run in decision.start] == [reported[0], reported[2]]
+    seen |= {run.name: Seen(7.0) for run in decision.start}
+    decision = decide(sweep, seen, accept_missing=True)
+    assert decision.complete and decision.without_start == {'lpft': [reported[1]]}
+    assert '| LP-FT | 7.00 ± 0.00 | 2 of 3 (seed 1 without a start) |' in to_markdown(method_results(decision), 'mIoU')
+    seen |= {run.name: lost for run in reported}
+    decision = decide(sweep, seen, accept_missing=True)
+    names = ', '.join(run.name for run in reported)
+    assert decision.blocked == {'lpft': f'starts from {names}, which diverged or failed'} and not decision.complete
 
 
 @pytest.mark.parametrize('search', ['paper', 'released'])

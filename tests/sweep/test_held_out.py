@@ -14,7 +14,7 @@ def test_the_parts_are_disjoint_whole_and_in_order(names, fraction, seed):
     kept, held = hold_out(names, fraction, seed)
     assert sorted(kept + held) == sorted(names) and not set(kept) & set(held)
     assert [name for name in names if name in held] == held
-    assert fraction * len(names) <= len(held) < fraction * len(names) + 1
+    assert len(held) - 1 < fraction * len(names) <= len(held)
 
 
 @given(st.permutations([f'image{i}' for i in range(40)]), st.integers(0, 99))
@@ -42,6 +42,28 @@ def test_a_block_is_one_stretch(count, seed):
     _, held = hold_out(names, 0.2, seed, 'block')
     first = int(held[0])
     assert held == names[first:first + len(held)] and len(held) == -(-count // 5)
+
+
+def test_a_folder_that_is_far_larger_than_the_part_is_not_held_out():
+    """Of two folders, the smaller one is what was asked for; where the seed begins with the other, that is refused."""
+    names = [f'{folder}/{i}' for folder, count in (('a', 900), ('b', 100)) for i in range(count)]
+    found = set()
+    for seed in range(20):
+        try:
+            found.add(len(hold_out(names, 0.1, seed, 'folder')[1]))
+        except ValueError as error:
+            found.add(str(error))
+    assert found == {100, 'Holding out 0.1 of 1000 images by folder would take 900 in place of 100: name '
+                     '--held-out-by image, or another --held-out-seed.'}
+
+
+def test_the_cities_that_are_held_out_of_cityscapes_are_a_tenth_or_little_more():
+    """By the numbers of its images; the largest city has an eighth of all."""
+    cities = dict(aachen=174, bochum=96, bremen=316, cologne=154, darmstadt=85, dusseldorf=221, erfurt=109, hamburg=248,
+                  hanover=196, jena=119, krefeld=99, monchengladbach=94, strasbourg=365, stuttgart=196, tubingen=144,
+                  ulm=95, weimar=142, zurich=122)
+    names = [f'{city}/{i}' for city, count in cities.items() for i in range(count)]
+    assert len(names) == 2975 and 298 <= len(hold_out(names, 0.1, 0, 'folder')[1]) <= 596
 
 
 def test_what_leaves_a_part_empty_is_refused():

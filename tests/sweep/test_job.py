@@ -15,7 +15,7 @@ import pytest
 import mmseg_daft
 from mmseg_daft.run_output import RunFailedError
 from mmseg_daft.sweep.folder import RunFolder
-from mmseg_daft.sweep.job import TrainJob
+from mmseg_daft.sweep.job import Executor, TrainJob
 
 WRITE = '''
 import json, os, pathlib, signal, sys, time
@@ -255,3 +255,24 @@ def test_another_run_in_the_same_folder_is_refused(run):
     with pytest.raises(SystemExit, match=r'differs in iterations\. Plan into another folder'):
         place.describe(dict(described, iterations=5))
     assert place.description() == moved
+
+
+@pytest.mark.parametrize(('gpus', 'visible'), [(0, ''), (1, '3')])
+def test_a_run_on_the_cpu_sees_no_gpu(gpus, visible, run, tmp_path, monkeypatch):
+    """Here in this process; a job on Slurm carries the same."""
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    place = run("(work / 'gpus').write_text(os.environ['CUDA_VISIBLE_DEVICES']);" + DONE)
+    Executor('debug', tmp_path / 'jobs', 1, gpus).submit([place])
+    assert (place.work_dir / 'gpus').read_text() == visible and place.result()
+
+
+@pytest.mark.parametrize('kind', ['local', 'debug'])
+def test_what_fails_inside_of_an_allocation_has_failed_each_time(kind, run, tmp_path, monkeypatch):
+    """All that `salloc` or `srun --pty` starts has the allocation's id: that is no job which Slurm has restarted."""
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    place, executor = run('sys.exit(5)'), Executor(kind, tmp_path / 'jobs', 1, 0)
+    for _ in range(3):
+        executor.submit([place])
+        for job in executor.jobs.values():
+            job.wait()
+    assert place.failures() == 3

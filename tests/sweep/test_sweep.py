@@ -70,6 +70,8 @@ def test_selecting_runs_never_see_the_reported_images(config, root, held, tmp_pa
     reported = images(whole.test_dataloader.dataset)
     assert train | selected == images(whole.train_dataloader.dataset) and not train & selected
     assert len(selected) == held and not reported & (train | selected)
+    words = folder_of(tmp_path / 'sweep').selected_on
+    assert words == f'{held} of the {len(train | selected)} training images, held out'
     assert images(select.test_dataloader.dataset) == selected
     assert images(report.train_dataloader.dataset) == train | selected
     assert images(report.val_dataloader.dataset) == reported == images(report.test_dataloader.dataset)
@@ -109,6 +111,7 @@ def test_the_first_step_of_the_released_search_trains_as_integrated_lpft(sweep, 
     output = sweep('plan', tmp_path / 'sweep', '--method', f'daft={start}', '--search', 'released', '--gpus-per-run', 0,
                    '--held-out', 0.3, '--grids-of', 'cifar', '--report-seeds', 0)
     assert 'daft step1- 4 0.0001, 3e-05, 1e-05, 3e-06 1 0 plain daft step2 4' in output
+    assert 'Rates are selected on 3 of the 7 training images, held out.' in output
     folder, trained = SweepFolder.load(tmp_path / 'sweep'), []
     first = decide(folder.sweep, {}).start[0]
     assert str(folder.frozen_config('daft', first.stage)) in folder.train_command(first, tmp_path, None)
@@ -269,6 +272,9 @@ def test_a_sweep_that_was_begun_by_version_0_1_goes_on(sweep, tmp_path):
 def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
     folder = folder_of(tmp_path, directory=str(tmp_path), revision='planned')
     folder.save()
+    (tmp_path / 'split').mkdir()
+    for name, text in {'train-0': 'a\nb\n', 'train-1': 'c\n', 'held-out-0': 'd\n', 'held-out-1': 'e\n'}.items():
+        (tmp_path / 'split' / f'{name}.txt').write_text(text)
     codes = {'ft_step1': 'aaa', 'ft_report': 'aaa'}
     for mixed in (False, True):
         while runs := folder.look(set()).start:
@@ -279,16 +285,39 @@ def test_a_table_of_runs_trained_with_different_code_says_so(tmp_path):
         write_results(folder, Console(quiet=True))
         table, rows = ((tmp_path / 'results' / name).read_text() for name in ('table.md', 'runs.csv'))
         assert 'planned' not in rows
+        assert 'rates selected on 2 of the 5 training images, held out.' in table
         assert ('**Mixed code**: these runs were trained with aaa, bbb;' in table) == mixed == ('bbb' in rows)
         for path in tmp_path.glob('runs/ft_report*/result.json'):
             path.unlink()
         codes['ft_report'] = 'bbb'
 
 
+def test_a_seed_that_has_no_start_is_missing_in_the_table(tmp_path):
+    methods = {'lp': Protocol((Step(('head_lr',), (1.0,)),), {'backbone_lr': 0.0}),
+               'lpft': Protocol((Step(RATES, (0.1,)),), starts_from='lp')}
+    folder = folder_of(tmp_path, sweep=Sweep(methods, report_seeds=(0, 1), iterations=2), directory=str(tmp_path),
+                       configs=dict.fromkeys(methods, 'x.py'))
+    folder.save()
+    (tmp_path / 'patience.json').write_text('[0, true]')  # of run --accept-missing
+    while runs := folder.look(set()).start:
+        for run in runs:
+            place = folder.describe(run)
+            place.work_dir.mkdir()
+            (place.work_dir / 'iter_2.pth').touch()
+            (place.work_dir / 'last_checkpoint').write_text(str(place.work_dir / 'iter_2.pth'))
+            diverged = run.name.startswith('lp_report') and run.seed == 1
+            place.write_result(dict(value=None if diverged else 1.0, diverged=diverged, iteration=2, seconds=1,
+                                    seconds_per_iteration=1, versions={}, revision='aaa'))
+    missing = write_results(folder, Console(quiet=True))
+    assert 'lpft: seed 1 has no start (lp_report_backbone-0_head-1_seed-1: diverged)' in missing
+    assert '| LP-FT | 1.00 | 1 of 2 (seed 1 without a start) |' in (tmp_path / 'results' / 'table.md').read_text()
+
+
 def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, monkeypatch):
     """By programs in Slurm's place: a launch that fails is hard to come by."""
     lines = '1_0|1_0|None|sweep-x', '2|2_N/A|launch failed requeued held|sweep-x', \
-            '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x'
+            '3|3_N/A|launch failed requeued held|others', '4_7|4_7|BeginTime|sweep-x', \
+            '5|5_N/A|launch failed requeued held|sweep-x2'
     for name, text in (('squeue', '\n'.join(f'echo "{line}"' for line in lines)),
                        ('scancel', f'echo "$@" >> {tmp_path}/cancelled')):
         (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
@@ -296,7 +325,7 @@ def test_what_slurm_holds_after_a_failed_launch_is_submitted_again(tmp_path, mon
     monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
     assert {'1_0', '4_7', '3'} == {job for job in slurm_queue() if 'N/A' not in job}
     assert not (tmp_path / 'cancelled').exists()
-    slurm_queue(cancel_held=True)
+    slurm_queue('sweep-x')
     assert (tmp_path / 'cancelled').read_text() == '2\n'
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     assert slurm_queue() is None
@@ -309,7 +338,9 @@ def test_jobs_that_die_before_they_begin_are_not_submitted_for_ever(sweep, tmp_p
                                                'if "SUBMITIT_LOCAL_JOB_ID" in os.environ: os._exit(3)\n')
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(tmp_path), str(ROOT)]))
     output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, code=1)
-    assert 'failed more than 1 times: ft_step1' in output
+    assert 'failed more than 1 times: ft_step1' in output and 'or without it by --accept-missing.' in output
+    output = sweep('run', tmp_path / 'sweep', '--interval', 0.1, '--max-failures', 1, '--accept-missing', code=1)
+    assert 'every rate diverged or failed' in output and 'accept-missing' not in output
     assert len(list(tmp_path.glob('sweep/runs/*/submissions/*'))) == 2
 
 
@@ -386,9 +417,31 @@ def test_a_misspelt_parameter_of_slurm_s_is_named(tmp_path, monkeypatch):
     executor = Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(partitio='x'))
     with pytest.raises(SystemExit, match=r"--slurm: Unavailable parameter\(s\): \['partitio'\]"):
         executor.submit([RunFolder(tmp_path / 'run')])
+    executor.slurm = dict(additional_parameters='mail-type')
+    with pytest.raises(SystemExit, match="--slurm: 'str' object is not a mapping"):
+        executor.submit([RunFolder(tmp_path / 'run')])
+    with pytest.raises(SystemExit, match=f'--slurm job_name: .* by their name, sweep-{tmp_path.name}. Drop it.'):
+        Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(job_name='x'))
     monkeypatch.setenv('PATH', '/nowhere')
     with pytest.raises(SystemExit, match='There is no sbatch here'):
         Executor('slurm', tmp_path / 'jobs', 1, 0)
+
+
+@pytest.mark.parametrize('srun_args', ['--mpi=none --label', ['--mpi=none', '--label']], ids=['text', 'list'])
+def test_slurm_gets_what_the_user_gives_beside_what_the_sweep_needs(srun_args, tmp_path, monkeypatch):
+    """In the real batch file, which a program in sbatch's place keeps."""
+    for name, text in (('sbatch', f'cp "$1" {tmp_path}/batch; echo "Submitted batch job 7"'), ('srun', 'exit 1')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{text}\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    place = RunFolder(tmp_path / 'run')
+    Executor('slurm', tmp_path / 'jobs', 1, 0, slurm=dict(
+        setup='module load cuda', srun_args=srun_args, additional_parameters={'mail-type': 'FAIL'})).submit([place])
+    batch = (tmp_path / 'batch').read_text()
+    assert place.job() == '7' and '# setup\nmodule load cuda\n' in batch
+    for option in ('mail-type=FAIL', 'requeue', f'job-name=sweep-{tmp_path.name}'):
+        assert f'#SBATCH --{option}\n' in batch
+    assert ' --cpus-per-task=5 --mpi=none --label ' in batch
 
 
 @pytest.mark.parametrize(('words', 'message'), [
@@ -451,6 +504,19 @@ def test_what_cannot_run_is_refused_by_the_plan(change, message, voc_root, sweep
     assert not (tmp_path / 'sweep' / 'sweep.json').exists()
 
 
+@pytest.mark.parametrize(('hooks', 'message'), [
+    (dict(checkpoint=None), "without a CheckpointHook no final model is left. Set default_hooks.checkpoint=dict("),
+    ({}, "its CheckpointHook counts others. Set default_hooks.checkpoint=dict(type='CheckpointHook', by_epoch=False)"),
+    (dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, save_last=False, interval=3)), 'save_last=True')])
+def test_a_config_that_does_not_save_its_end_under_the_name_that_is_looked_for_is_refused(
+        hooks, message, voc_root, tmp_path):
+    cfg, folder = small(VOC, tmp_path, voc_root), folder_of(tmp_path)
+    plan.check(folder, 'ft', cfg)
+    cfg.default_hooks = hooks
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        plan.check(folder, 'ft', cfg)
+
+
 def test_checkpoints_stay_in_the_folder_of_their_run(voc_root, tmp_path):
     """MMEngine would put those of all runs into one, and one run would resume another."""
     cfg = small(VOC, tmp_path, voc_root, **{'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints')})
@@ -481,7 +547,7 @@ def test_options_that_do_not_fit_are_refused_in_words(voc_root, tmp_path):
             plan.read(str(tmp_path / 'ft.py'), [option])
 
 
-@pytest.mark.parametrize('kinds', [['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
+@pytest.mark.parametrize('kinds', ['mFscore', ['mIoU'], ['mDice'], ['mFscore'], ['mIoU', 'mFscore']])
 def test_what_an_evaluator_measures_is_what_mmseg_s_writes(kinds):
     metric = IoUMetric(iou_metrics=kinds)
     metric.dataset_meta = dict(classes=('a', 'b'))
