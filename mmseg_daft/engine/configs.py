@@ -130,8 +130,8 @@ def unsaved_end(cfg: Config, by_unit: bool = False) -> str:
     """
     unit, length = length_of(cfg)
     in_epochs = unit == 'epoch'
-    # Where none is named, MMEngine adds one.
-    hook = {} if 'checkpoint' not in (cfg.get('default_hooks') or {}) else hook_of(cfg, 'CheckpointHook')
+    # One of a type of its own is taken at its word; where none is named, MMEngine adds one.
+    hook = hook_of(cfg, 'CheckpointHook') or (cfg.get('default_hooks') or {}).get('checkpoint', {})
     fix = f'.by_epoch={in_epochs}' if hook else f"=dict(type='CheckpointHook', by_epoch={in_epochs})"
     if hook is None:
         return f'without a CheckpointHook no final model is left. Set default_hooks.checkpoint{fix}.'

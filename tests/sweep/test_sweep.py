@@ -511,7 +511,9 @@ def test_what_cannot_run_is_refused_by_the_plan(change, message, voc_root, sweep
 def test_a_config_that_does_not_save_its_end_under_the_name_that_is_looked_for_is_refused(
         hooks, message, voc_root, tmp_path):
     cfg, folder = small(VOC, tmp_path, voc_root), folder_of(tmp_path)
-    plan.check(folder, 'ft', cfg)
+    for kind in ('CheckpointHook', 'MyCheckpointHook'):  # a subclass
+        cfg.default_hooks.checkpoint.type = kind
+        plan.check(folder, 'ft', cfg)
     cfg.default_hooks = hooks
     with pytest.raises(SystemExit, match=re.escape(message)):
         plan.check(folder, 'ft', cfg)
