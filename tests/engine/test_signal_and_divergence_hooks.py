@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from support.pretrained_files import write_start
 from support.small_runs import SMALL, small, train
+from support.training_process import TrainingProcess
 
 from mmseg_daft.engine.hooks.checkpoint_on_signal_hook import CHECKPOINT, STOPPED, CheckpointOnSignalHook
 from mmseg_daft.engine.hooks.divergence_hook import MARK
@@ -148,6 +149,25 @@ def test_a_start_goes_on_by_an_iteration_at_least(config, tmp_path):
 def test_a_signal_in_the_last_iteration_changes_nothing(config, tmp_path):
     train(config('run'), lambda runner, batch: runner.iter == 4 and os.kill(os.getpid(), signal.SIGUSR1))
     assert (tmp_path / 'run' / 'iter_5.pth').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('signals', [None, 'SIGUSR2'], ids=['no hook', 'a hook for another'])
+def test_a_signal_that_no_hook_waits_for_ends_the_run(config, tmp_path, signals):
+    """As any process: held back, it would come to nothing."""
+    cfg = config('run', **{'train_cfg.max_iters': 100, 'train_cfg.val_interval': 100})
+    if signals:
+        cfg.default_hooks.on_signal.signals = signals
+    else:
+        del cfg.default_hooks['on_signal']
+    cfg.custom_imports = dict(imports=['mmseg_daft', 'support.training_events'])
+    cfg.custom_hooks = [dict(type='EventsHook')]
+    cfg.pop('experiment_name')
+    cfg.dump(tmp_path / 'run.py')
+    process = TrainingProcess([tmp_path / 'run.py', '--work-dir', tmp_path / 'run'], tmp_path / 'run')
+    assert process.wait_for('iteration', 1), process.log.read_text()[-3000:]
+    process.ask(signal.SIGUSR1)
+    assert process.ranks[0].exitcode == -signal.SIGUSR1
 
 
 def test_a_runner_in_a_thread_leaves_signals_alone():

@@ -22,9 +22,15 @@ STOPPED = 75
 CHECKPOINT = 'on_signal.pth'
 """The checkpoint's name; there is at most one, and it goes when the run has ended."""
 
+DEFAULT = ('SIGUSR1', 'SIGUSR2')
 SIGNALS = several(
     Rule(lambda name: isinstance(name, str) and name in signal.Signals.__members__, ''),
-    "the name of a signal or a list of such, as ('SIGUSR1', 'SIGUSR2')")
+    f'the name of a signal or a list of such, as {DEFAULT}')
+
+
+def signals_of(names: Sequence[str]) -> set[signal.Signals]:
+    """Return the signals of some names, or of one."""
+    return {signal.Signals[name] for name in ([names] if isinstance(names, str) else names)}
 
 
 @HOOKS.register_module()
@@ -50,13 +56,13 @@ class CheckpointOnSignalHook(Hook):
 
     priority = 'HIGHEST'  # before other hooks begin what a resumed run will begin again
 
-    def __init__(self, signals: Sequence[str] = ('SIGUSR1', 'SIGUSR2')) -> None:
+    def __init__(self, signals: Sequence[str] = DEFAULT) -> None:
         self.received: str | None = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
-            signals = (signals,) if isinstance(signals, str) else signals
-            for name in signals:
-                signal.signal(signal.Signals[name], self._note)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.Signals[name] for name in signals})
+            numbers = signals_of(signals)
+            for number in numbers:
+                signal.signal(number, self._note)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
