@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if hook and SIGNALS.holds(names := hook.get('signals', DEFAULT)):  # else the hook refuses them itself
         # A signal that comes while this process starts waits for the hook, instead of ending the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, signals_of(names))
-    return run_script('train.py', args.launcher, words)
+    unused = not cfg.get('model_wrapper_cfg') and cfg.get('find_unused_parameters', False)  # as MMEngine reads it
+    return run_script('train.py', args.launcher, words, unused)
 
 
 def _first_rank() -> bool:
