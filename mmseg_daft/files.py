@@ -131,8 +131,8 @@ def mend_last_checkpoint(work_dir: Path, folder: Path | None = None) -> str | No
 def last_intact(work_dir: Path, folder: Path | None = None) -> str | None:
     """Return the checkpoint that a run can be resumed from, ``None`` where it has to start.
 
-    It is the one that ``last_checkpoint`` names or, where that is missing or half-written, the last that is whole.
-    Arguments as in ``mend_last_checkpoint``.
+    It is the one that ``last_checkpoint`` names, or that of the same name here, where the folder was moved. Where
+    neither is whole, it is the last that is. Arguments as in ``mend_last_checkpoint``.
     """
     note = work_dir / 'last_checkpoint'
     if not note.is_file():
@@ -140,7 +140,10 @@ def last_intact(work_dir: Path, folder: Path | None = None) -> str | None:
     named = note.read_text(encoding='utf-8').strip()
     if named and ('://' in named or is_intact(Path(named))):
         return named
-    for place in (folder or work_dir, Path(named).parent if named else work_dir):
+    here = folder or work_dir
+    if named and is_intact(moved := here / Path(named).name):
+        return str(moved)
+    for place in (here, Path(named).parent if named else work_dir):
         if intact := [path for path in _by_iteration(place) if is_intact(path)]:
             return str(intact[-1])
     return None

@@ -13,7 +13,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner, load_checkpoint
 from torch import Tensor
 
 from mmseg_daft.engine.configs import model_of
@@ -108,12 +108,14 @@ class AtomicBackend(LocalBackend):
 def settle_start(runner: Runner) -> None:
     """Let ``--resume`` go on from this run's own checkpoint, and ``load_from`` be what a new run starts from.
 
-    For a hook's ``before_run``; settled once, it stays.
+    For a hook's ``before_run``; settled once, it stays. A validation or a test takes the checkpoint that it was given:
+    the config that MMEngine dumps of a resumed run has ``resume=True``, too.
 
     Raises:
         FileNotFoundError, ValueError: As ``settled_start``.
     """
-    if runner._resume and runner._load_from:
+    trains = isinstance(runner._train_loop, BaseLoop)  # else it is a config or None, at that moment
+    if trains and runner._resume and runner._load_from:
         name = runner.experiment_name.rsplit('_', 2)[0]  # less the time of start, 20261124_161001
         runner._load_from, runner._resume, remark = settled_start(runner._load_from, Path(runner.work_dir), name)
         if remark:

@@ -14,9 +14,11 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     SyncBatchNorm trains on GPUs alone, so it becomes plain batch norm: each process normalizes with its
     own share of the batch.
 
-    Arguments are those of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to GPU numbers.
+    Arguments are those of ``MMDistributedDataParallel``; ``device_ids`` is dropped, which MMEngine sets to GPU numbers,
+    and ``broadcast_buffers`` is False unless given, as MMEngine sets it: each process keeps its own running statistics.
     """
 
     def __init__(self, module: nn.Module, **kwargs: Any) -> None:
         kwargs.update(device_ids=None)
+        kwargs.setdefault('broadcast_buffers', False)
         super().__init__(module=revert_sync_batchnorm(module), **kwargs)

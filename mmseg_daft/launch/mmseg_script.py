@@ -42,11 +42,12 @@ def script_path(name: str) -> Path:
     return path
 
 
-def run_script(name: str, launcher: str, words: Sequence[str]) -> int:
+def run_script(name: str, launcher: str, words: Sequence[str], find_unused_parameters: bool = False) -> int:
     """Run mmseg's ``tools/NAME`` with these words, and return its exit status.
 
     Under ``--launcher slurm`` the rendezvous is set from Slurm's own variables: two jobs on one node would otherwise
-    meet at MMEngine's fixed port, 29500.
+    meet at MMEngine's fixed port, 29500. ``find_unused_parameters`` is the config's: MMEngine passes it on to its own
+    wrapper for distributed training alone.
 
     Raises:
         SystemExit: The processes cannot meet.
@@ -70,6 +71,8 @@ def run_script(name: str, launcher: str, words: Sequence[str]) -> int:
                              f'--nproc_per_node 2 -m mmseg_daft {path.stem} CONFIG --launcher pytorch')
         dist.init_process_group('gloo')
         sys.argv += ['--cfg-options', 'model_wrapper_cfg.type=CPUDistributedDataParallel']
+        if find_unused_parameters:
+            sys.argv += ['model_wrapper_cfg.find_unused_parameters=True']
     spec = importlib.util.spec_from_file_location(f'mmseg_{path.stem}', path)
     script = importlib.util.module_from_spec(spec)
     status = 0

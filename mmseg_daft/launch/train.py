@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
             ``load_from`` cannot be read, or may be the run's past as well as its start; or ``--amp`` does not fit.
     """
     from mmseg_daft.engine.configs import hook_of, read_config
+    from mmseg_daft.engine.hooks.checkpoint_on_signal_hook import DEFAULT, SIGNALS, signals_of
 
     cfg = read_config(args.config, args.cfg_options, import_modules=False, needs=NEEDED_TO_TRAIN)
     work_dir = Path(args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}')
@@ -59,9 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if args.resume and _first_rank() and not out_dir and (problem := mend_last_checkpoint(work_dir)):
         print(f'Resume: {problem}.', flush=True)
     words = _settled_words(args, cfg, work_dir) if args.resume and cfg.get('load_from') else args.words
-    # A signal that comes while this process starts waits for CheckpointOnSignalHook, instead of ending the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
-    return run_script('train.py', args.launcher, words)
+    hook = hook_of(cfg, 'CheckpointOnSignalHook')
+    if hook and SIGNALS.holds(names := hook.get('signals', DEFAULT)):  # else the hook refuses them itself
+        # A signal that comes while this process starts waits for the hook, instead of ending the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals_of(names))
+    unused = not cfg.get('model_wrapper_cfg') and cfg.get('find_unused_parameters', False)  # as MMEngine reads it
+    return run_script('train.py', args.launcher, words, unused)
 
 
 def _first_rank() -> bool:

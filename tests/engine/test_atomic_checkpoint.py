@@ -115,6 +115,15 @@ def test_the_last_whole_checkpoint_is_found(run, harm):
     assert (run / 'last_checkpoint').read_text() == str(run / 'iter_10.pth')
 
 
+@pytest.mark.parametrize('name', ['on_signal.pth', 'step_00012.pth', 'iter_2.pth'])
+def test_in_a_folder_that_was_moved_the_same_name_is_found(run, name):
+    """Also one that tells no iteration: CheckpointOnSignalHook's, or a filename_tmpl of one's own."""
+    write(run / name)
+    (run / 'last_checkpoint').write_text(f'/gone/run/{name}')
+    assert f'{name} is the last that is whole' in mend_last_checkpoint(run)
+    assert (run / 'last_checkpoint').read_text() == str(run / name)
+
+
 def test_without_any_whole_checkpoint_the_run_starts_over(run):
     for path in run.glob('iter_*.pth'):
         truncate(path)

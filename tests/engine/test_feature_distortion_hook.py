@@ -126,6 +126,16 @@ def test_scalars_are_the_distortion_also_after_a_resume(daft):
         train(cfg)
 
 
+def test_a_run_after_adaptive_batch_norm_goes_on(daft):
+    """AdaBN changes the features: they are compared with those behind it, before a resume and after."""
+    references = []
+    for options in ({'iters': 2}, {'iters': 4, 'resume': True}):
+        runner = train(daft(**options, **{'custom_hooks.0.compensate': False}))
+        hook = next(h for h in runner.hooks if type(h).__name__ == 'FeatureDistortionHook')
+        references.append([hook.reference.maps, hook.before])
+    torch.testing.assert_close(references[0], references[1])
+
+
 def local_scalars(cfg):
     """By name, the (step, value) pairs of the distortion that MMEngine's own visualizer kept."""
     kept = {}

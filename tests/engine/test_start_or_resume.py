@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import Runner
 from support.small_runs import small, train
 
 from mmseg_daft.engine.checkpoints import settled_start
@@ -111,3 +112,15 @@ def test_the_final_model_is_evaluated_once(config):
     cfg = config(FT, 2)
     train(cfg)
     assert len(results(cfg)) == 1
+
+
+@pytest.mark.parametrize('evaluate', [Runner.val, Runner.test])
+def test_an_evaluation_takes_the_checkpoint_that_it_is_given(config, source, tmp_path, evaluate):
+    """With the config that MMEngine dumps of a resumed run, and in a work directory of its own."""
+    iterations(config(DAFT, 2))
+    own = tmp_path / 'run' / 'iter_2.pth'
+    for work_dir, checkpoint in (('run', source), ('elsewhere', own)):
+        runner = Runner.from_cfg(config(DAFT, 2, work_dir, load_from=str(checkpoint)))
+        evaluate(runner)
+        state, given = runner.model.state_dict(), torch.load(checkpoint)['state_dict']
+        assert all(torch.equal(state[name], tensor) for name, tensor in given.items())

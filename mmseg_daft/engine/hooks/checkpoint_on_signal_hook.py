@@ -22,9 +22,15 @@ STOPPED = 75
 CHECKPOINT = 'on_signal.pth'
 """The checkpoint's name; there is at most one, and it goes when the run has ended."""
 
+DEFAULT = ('SIGUSR1', 'SIGUSR2')
 SIGNALS = several(
     Rule(lambda name: isinstance(name, str) and name in signal.Signals.__members__, ''),
-    "the name of a signal or a list of such, as ('SIGUSR1', 'SIGUSR2')")
+    f'the name of a signal or a list of such, as {DEFAULT}')
+
+
+def signals_of(names: Sequence[str]) -> set[signal.Signals]:
+    """Return the signals of some names, or of one."""
+    return {signal.Signals[name] for name in ([names] if isinstance(names, str) else names)}
 
 
 @HOOKS.register_module()
@@ -33,7 +39,8 @@ class CheckpointOnSignalHook(Hook):
     """Save a checkpoint after the iteration in which a signal came, then end with exit status 75.
 
     Where gradients are accumulated, it is the next iteration with an optimizer step. In a loop of epochs it is the end
-    of the epoch, as MMEngine resumes no sooner: let the signal come that long before the limit.
+    of the epoch, as MMEngine resumes no sooner. A validation that is due then comes first, as a resumed run does not
+    make up for it. Let the signal come as long before the limit as that takes.
 
     ``--resume`` goes on from there: MMEngine's ``last_checkpoint`` names the new file once it is whole. Slurm sends the
     signal some time before the limit (``--signal``); ``tools/slurm_requeue.sh`` and the sweep then put the job back
@@ -47,40 +54,44 @@ class CheckpointOnSignalHook(Hook):
             however, sends it to end the other ranks of a run in which one failed.
     """
 
-    priority = 'LOWEST'  # after the schedulers' step and CheckpointHook
+    priority = 'HIGHEST'  # before other hooks begin what a resumed run will begin again
 
-    def __init__(self, signals: Sequence[str] = ('SIGUSR1', 'SIGUSR2')) -> None:
+    def __init__(self, signals: Sequence[str] = DEFAULT) -> None:
         self.received: str | None = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
-            signals = (signals,) if isinstance(signals, str) else signals
-            for name in signals:
-                signal.signal(signal.Signals[name], self._note)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.Signals[name] for name in signals})
+            numbers = signals_of(signals)
+            for number in numbers:
+                signal.signal(number, self._note)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None,
-    ) -> None:
+    def before_train(self, runner: Runner) -> None:
+        """Note where this start begins: it goes on by one iteration at least, or by what is left of an epoch."""
+        self._start = runner.iter
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Save and end with ``SystemExit``, if a signal came on any rank and the loop can go on from here."""
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.iter + 1 < runner.max_iters:
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._end_if_asked(runner, by_epoch=False)
 
-    def after_train_epoch(self, runner: Runner) -> None:
+    def before_train_epoch(self, runner: Runner) -> None:
         """Do the same in a loop of epochs, which MMEngine resumes at the start of an epoch alone."""
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.epoch + 1 < runner.max_epochs:
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
             self._end_if_asked(runner, by_epoch=True)
 
     def _end_if_asked(self, runner: Runner, by_epoch: bool) -> None:
+        if runner.iter == self._start:
+            return
         asked = torch.tensor(int(self.received is not None))
         all_reduce(asked, op='max')
         wrapper = runner.optim_wrapper
         accumulates = getattr(wrapper, '_accumulative_counts', 1) > 1
         if not asked or (accumulates and not wrapper.should_update()):  # no checkpoint holds gradients
             return
-        save(runner, by_epoch)
-        done = f'epoch {runner.epoch + 1}' if by_epoch else f'iteration {runner.iter + 1}'
+        save(runner)
+        done = f'epoch {runner.epoch}' if by_epoch else f'iteration {runner.iter}'
         runner.logger.info(f'Checkpoint after {done} on {self.received or "another rank"}\'s signal; the run ends '
                            'here, and --resume goes on.')
         barrier()  # a rank that leaves may end the others
@@ -93,9 +104,10 @@ class CheckpointOnSignalHook(Hook):
             path.unlink()
 
 
-def save(runner: Runner, by_epoch: bool) -> None:
+def save(runner: Runner) -> None:
     """Save a resumable checkpoint so that a kill at any moment leaves the one before in force."""
-    runner.save_checkpoint(runner.work_dir, f'{CHECKPOINT}.part', by_epoch=by_epoch)
+    done = dict(epoch=runner.epoch, iter=runner.iter)  # MMEngine adds one, for hooks that save before it counts
+    runner.save_checkpoint(runner.work_dir, f'{CHECKPOINT}.part', meta=done)
     if is_main_process():
         path = Path(runner.work_dir, CHECKPOINT)
         os.replace(f'{path}.part', path)

@@ -110,17 +110,19 @@ class FeatureDistortionHook(Hook):
             f'{sum(t.numel() * t.element_size() for t in self.before.values()) / 2**20:.0f} MiB of parameters')
 
     def keep(self, model: Any, samples: Sequence[dict[str, Any]], converted: Mapping[str, Tensor]) -> None:
-        """Keep what is compared with: the pre-trained model's features, and the tensors that training begins with.
+        """Keep what is compared with: the features, and the tensors, of the model that training begins with.
 
         Args:
             model: The pre-trained model, without a distributed wrapper.
             samples: The images to measure on.
-            converted: The conversion's tensors, which replace the model's; empty if the model has them already.
+            converted: The conversion's tensors, which the model is given first; empty if it has them already.
         """
+        if converted:  # AdaBN's change the features, too
+            model.load_state_dict(converted, strict=False)
         self.reference = FeatureReference(model, samples, self.stages, self.max_bytes)
         self.tensors = list(layer_tensors(model, self.modules))
         state = model.state_dict()
-        self.before = {t.name: converted.get(t.name, state[t.name]).detach().cpu().clone() for t in self.tensors}
+        self.before = {t.name: state[t.name].detach().cpu().clone() for t in self.tensors}
         self.layers = {name: layer for name, layer in model.named_modules()
                        if isinstance(layer, BatchNorm) and f'{name}.running_mean' in self.before}
 
