@@ -70,14 +70,14 @@ def refuse_unwritable(path: Path) -> None:
         UnwritableError: It cannot, with the reason.
     """
     folder = next(parent for parent in path.absolute().parents if parent.exists())  # those below it will be made
-    trial = folder / f'{path.name}~'
+    trial = folder / f'{path.name}.{uuid.uuid4().hex}~'  # another rank may check the same place, or tidy it up
     try:
         if path.is_dir():
             raise IsADirectoryError('it is a folder')
         if not folder.is_dir():
             raise NotADirectoryError(f'{folder} is no folder')
-        write_atomically(trial, b'')
-        trial.unlink(missing_ok=True)  # another process may check the same place
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise UnwritableError(f'{path} cannot be written: {error.strerror or error}. Name another place.') from error
 
@@ -141,8 +141,9 @@ def last_intact(work_dir: Path, folder: Path | None = None) -> str | None:
     if named and ('://' in named or is_intact(Path(named))):
         return named
     here = folder or work_dir
-    if named and is_intact(moved := here / Path(named).name):
-        return str(moved)
+    for place in (here, work_dir) if named else ():
+        if is_intact(moved := place / Path(named).name):
+            return str(moved)
     for place in (here, Path(named).parent if named else work_dir):
         if intact := [path for path in _by_iteration(place) if is_intact(path)]:
             return str(intact[-1])

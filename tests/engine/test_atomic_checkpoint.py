@@ -12,7 +12,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import save_checkpoint
 
 from mmseg_daft.engine.checkpoints import BACKEND
-from mmseg_daft.files import mend_last_checkpoint, write_atomically
+from mmseg_daft.files import mend_last_checkpoint, refuse_unwritable, write_atomically
 
 
 def write_for_ever(path, sizes):
@@ -30,6 +30,24 @@ def wait_for_replacement(path):
     while version() == before:
         assert time.monotonic() < deadline, 'the writer writes nothing'
         time.sleep(0.0005)
+
+
+def mend_for_ever(folder):
+    while True:
+        mend_last_checkpoint(folder)
+
+
+def test_a_rank_may_check_the_folder_that_another_one_tidies_up(tmp_path):
+    """At a resume the first rank removes what is half-written, while others see whether they can write there."""
+    process = multiprocessing.get_context('fork').Process(target=mend_for_ever, args=(tmp_path,))
+    process.start()
+    try:
+        for _ in range(2000):
+            refuse_unwritable(tmp_path / 'last_checkpoint')
+    finally:
+        process.kill()
+        process.join()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_killed_writer_leaves_a_whole_file(tmp_path):
@@ -115,12 +133,13 @@ def test_the_last_whole_checkpoint_is_found(run, harm):
     assert (run / 'last_checkpoint').read_text() == str(run / 'iter_10.pth')
 
 
+@pytest.mark.parametrize('folder', [None, 'models'])
 @pytest.mark.parametrize('name', ['on_signal.pth', 'step_00012.pth', 'iter_2.pth'])
-def test_in_a_folder_that_was_moved_the_same_name_is_found(run, name):
+def test_in_a_folder_that_was_moved_the_same_name_is_found(run, name, folder):
     """Also one that tells no iteration: CheckpointOnSignalHook's, or a filename_tmpl of one's own."""
     write(run / name)
     (run / 'last_checkpoint').write_text(f'/gone/run/{name}')
-    assert f'{name} is the last that is whole' in mend_last_checkpoint(run)
+    assert f'{name} is the last that is whole' in mend_last_checkpoint(run, folder and run / folder)
     assert (run / 'last_checkpoint').read_text() == str(run / name)
 
 
