@@ -105,17 +105,23 @@ class AtomicBackend(LocalBackend):
         write_atomically(Path(filepath), obj)
 
 
+def is_training(runner: Runner) -> bool:
+    """Return whether a runner trains, and was not asked for a validation or a test alone, from ``before_run`` on."""
+    return isinstance(runner._train_loop, BaseLoop)  # else it is a config, or None
+
+
 def settle_start(runner: Runner) -> None:
     """Let ``--resume`` go on from this run's own checkpoint, and ``load_from`` be what a new run starts from.
 
-    For a hook's ``before_run``; settled once, it stays. A validation or a test takes the checkpoint that it was given:
-    the config that MMEngine dumps of a resumed run has ``resume=True``, too.
+    For a hook's ``before_run``; settled once, it stays. A validation or a test takes the weights that it was given: the
+    config that MMEngine dumps of a resumed run has ``resume=True``, which would ask for training data, too.
 
     Raises:
         FileNotFoundError, ValueError: As ``settled_start``.
     """
-    trains = isinstance(runner._train_loop, BaseLoop)  # else it is a config or None, at that moment
-    if trains and runner._resume and runner._load_from:
+    if not is_training(runner):
+        runner._resume = runner._resume and not runner._load_from
+    elif runner._resume and runner._load_from:
         name = runner.experiment_name.rsplit('_', 2)[0]  # less the time of start, 20261124_161001
         runner._load_from, runner._resume, remark = settled_start(runner._load_from, Path(runner.work_dir), name)
         if remark:

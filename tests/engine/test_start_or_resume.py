@@ -116,11 +116,13 @@ def test_the_final_model_is_evaluated_once(config):
 
 @pytest.mark.parametrize('evaluate', [Runner.val, Runner.test])
 def test_an_evaluation_takes_the_checkpoint_that_it_is_given(config, source, tmp_path, evaluate):
-    """With the config that MMEngine dumps of a resumed run, and in a work directory of its own."""
+    """With the config that MMEngine dumps of a resumed run, also elsewhere, and where there are no training data."""
     iterations(config(DAFT, 2))
-    own = tmp_path / 'run' / 'iter_2.pth'
-    for work_dir, checkpoint in (('run', source), ('elsewhere', own)):
-        runner = Runner.from_cfg(config(DAFT, 2, work_dir, load_from=str(checkpoint)))
+    own, weights = tmp_path / 'run' / 'iter_2.pth', tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=torch.load(source)['state_dict']), weights)
+    for work_dir, checkpoint in (('run', source), ('run', weights), ('elsewhere', own)):
+        runner = Runner.from_cfg(config(DAFT, 2, work_dir, load_from=str(checkpoint), **{
+            'train_dataloader.dataset.data_root': 'nowhere'}))
         evaluate(runner)
         state, given = runner.model.state_dict(), torch.load(checkpoint)['state_dict']
         assert all(torch.equal(state[name], tensor) for name, tensor in given.items())

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmseg_daft.core.arguments import FLAG, NAMES, POSITIVE, TEXT, optional, refuse_second, takes, whole
 from mmseg_daft.core.stop_rule import StopRule
 from mmseg_daft.core.variant import VARIANT, ConversionVariant
-from mmseg_daft.engine.checkpoints import settle_start
+from mmseg_daft.engine.checkpoints import is_training, settle_start
 from mmseg_daft.engine.convert_model import CONVERTED, RECORD, ConversionSettings, convert_model, state_of
 from mmseg_daft.engine.training_data import training_precision
 
@@ -77,15 +77,15 @@ class BNConversionHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Make sure, before MMEngine loads anything, that ``load_from`` is where the run starts from."""
         refuse_second(self, runner.hooks, 'the second would convert it again: keep one, and list all modules in it.')
+        if is_training(runner) and runner.cfg.get('efficient_conv_bn_eval'):
+            raise ValueError('efficient_conv_bn_eval computes batch norm within the convolution before it, where its '
+                             'input cannot be observed. Leave it out.')
         settle_start(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Convert, unless the run was resumed."""
         if runner.iter > 0:
             return self._check_resumed(runner)
-        if runner.cfg.get('efficient_conv_bn_eval'):
-            raise ValueError('efficient_conv_bn_eval computes batch norm within the convolution before it, where its '
-                             'input cannot be observed. Leave it out.')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         broadcast_object_list(seed := [runner.seed or 0])  # with diff_rank_seed=True every rank has its own
         record = convert_model(

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from mmseg_daft.core.arguments import takes
 from mmseg_daft.core.random_state import seed_everything_by
-from mmseg_daft.engine.checkpoints import BACKEND
+from mmseg_daft.engine.checkpoints import BACKEND, is_training
 from mmseg_daft.engine.repeatability import refuse_unrepeatable
 from mmseg_daft.engine.samples import SeededSamples
 from mmseg_daft.files import mend_last_checkpoint
@@ -42,7 +42,8 @@ class ExactResumeHook(Hook):
     and the schedules end equal to the bit; on other ones as equal as two runs ever are.
     On a GPU, models with matrix products need ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` for that. The number of loader
     workers may change between start and resume. A validation in the midst that was cut off is not made up for; the
-    final one is, by ``FinalEvaluationHook``.
+    final one is, by ``FinalEvaluationHook``. Where batch norm is not synchronized, a checkpoint holds the first rank's
+    running statistics: a resumed rank validates with these until it has its own again.
 
     Raises:
         ValueError: In ``before_train``: the loop or the sampler is not one that can be continued at any place, the
@@ -55,7 +56,7 @@ class ExactResumeHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Before MMEngine looks, make ``last_checkpoint`` name one that is whole."""
-        if runner._resume and is_main_process():
+        if runner._resume and is_training(runner) and is_main_process():
             problem = mend_last_checkpoint(Path(runner.work_dir), _checkpoint_folder(runner))
             if problem:
                 runner.logger.warning(f'Exact resume: {problem}.')

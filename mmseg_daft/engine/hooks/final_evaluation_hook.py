@@ -5,6 +5,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmseg_daft.core.arguments import takes
+from mmseg_daft.engine.checkpoints import is_training
 
 
 @HOOKS.register_module()
@@ -23,8 +24,9 @@ class FinalEvaluationHook(Hook):
         self._evaluated: int | None = None
 
     def after_val(self, runner: Runner) -> None:
-        """Note for which iteration there was an evaluation."""
-        self._evaluated = runner.iter
+        """Note for which iteration of a training there was an evaluation."""
+        if is_training(runner):
+            self._evaluated = runner.iter
 
     def after_train(self, runner: Runner) -> None:
         """Evaluate, if the training is at its end and its model was not."""
