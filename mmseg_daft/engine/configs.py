@@ -122,6 +122,14 @@ def length_of(cfg: Mapping[str, Any]) -> tuple[str, Any]:
     return unit, train_cfg.get(f'max_{unit}s')
 
 
+def checkpoint_hook(cfg: Config) -> dict | None:
+    """Return the config of the hook that saves checkpoints, ``None`` where there is none.
+
+    One of a type of its own counts, as ``default_hooks.checkpoint``; where none is named, MMEngine adds one: ``{}``.
+    """
+    return hook_of(cfg, 'CheckpointHook') or (cfg.get('default_hooks') or {}).get('checkpoint', {})
+
+
 def unsaved_end(cfg: Config, by_unit: bool = False) -> str:
     """Return why the model at the end of a training is not saved, with the fix; nothing where it is.
 
@@ -130,8 +138,7 @@ def unsaved_end(cfg: Config, by_unit: bool = False) -> str:
     """
     unit, length = length_of(cfg)
     in_epochs = unit == 'epoch'
-    # One of a type of its own is taken at its word; where none is named, MMEngine adds one.
-    hook = hook_of(cfg, 'CheckpointHook') or (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    hook = checkpoint_hook(cfg)
     fix = f'.by_epoch={in_epochs}' if hook else f"=dict(type='CheckpointHook', by_epoch={in_epochs})"
     if hook is None:
         return f'without a CheckpointHook no final model is left. Set default_hooks.checkpoint{fix}.'

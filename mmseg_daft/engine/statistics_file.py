@@ -122,7 +122,8 @@ def pass_identity(
     parts = ('backbone', 'neck') if forward.features_only else tuple(model)
     runs = {name: tensor for name, tensor in forward.model.state_dict().items()
             if not forward.features_only or name.split('.')[0] in parts}
-    described = {*parts, 'type', 'data_preprocessor', 'train_cfg'}  # which may hold MMPretrain's Mixup
+    # MMPretrain's Mixup is in train_cfg, which mmseg's bases leave empty.
+    described = {*parts, 'type', 'data_preprocessor', *(['train_cfg'] if model.get('train_cfg') else [])}
     weights = hashlib.sha256()
     for name, tensor in runs.items():
         weights.update(f'{name}{tensor.dtype}{tuple(tensor.shape)}'.encode())
@@ -140,7 +141,7 @@ def pass_identity(
         'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
         'precision': kind,
         'weights': weights.hexdigest()[:16],
-        'model': _text({key: model[key] for key in described if model.get(key)}),
+        'model': _text({key: model[key] for key in described if key in model}),
         'layers': _text({name: type(layer).__name__ for name, layer in layers.items()}),
         'train_dataloader': _text(cfg.train_dataloader.to_dict()),
         'num_images': str(num_images),

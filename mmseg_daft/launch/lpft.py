@@ -71,7 +71,7 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
         UnwritableError: Nothing can be written to the work directory.
         SystemExit: The final model would be missing, or at such a place.
     """
-    from mmseg_daft.engine.configs import hook_of, length_of, read_config, unsaved_end
+    from mmseg_daft.engine.configs import checkpoint_hook, length_of, read_config, unsaved_end
 
     cfg = read_config(config, options, import_modules=False, needs=NEEDED_TO_TRAIN)
     length = length_of(cfg)[1]
@@ -79,7 +79,7 @@ def check_stage(config: Path, options: list[str], work_dir: Path) -> None:
         raise SystemExit(f'{config}: its train_cfg does not say how long it trains. Give it max_iters or max_epochs.')
     if problem := unsaved_end(cfg):
         raise SystemExit(f'{config}: {problem}')
-    for place in (work_dir, (hook_of(cfg, 'CheckpointHook') or {}).get('out_dir') or ''):
+    for place in (work_dir, checkpoint_hook(cfg).get('out_dir') or ''):
         if re.search(r'[\s,"\'\[\]()]', str(place)):
             raise SystemExit(f'{place}: the second stage gets this path as an option, which MMEngine would take apart '
                              'at spaces, commas, quotes and brackets. Name a --work-dir, or an out_dir of '

@@ -300,8 +300,8 @@ class Executor:
         executor = self.submitit.SlurmExecutor(self.folder, max_num_timeout=100)
         lines = {key: [value] for key in ('setup', 'teardown') if isinstance(value := self.slurm.get(key), str)}
         srun_args, more = self.slurm.get('srun_args', []), self.slurm.get('additional_parameters', {})
-        srun_args = shlex.split(srun_args) if isinstance(srun_args, str) else srun_args
         try:
+            srun_args = shlex.split(srun_args) if isinstance(srun_args, str) else srun_args
             parameters = {
                 'job_name': self.job_name, 'time': max(1, round(self.hours * 60)),
                 'array_parallelism': self.parallel, 'signal_delay_s': 300, **self.slurm, **lines, 'cpus_per_task': cpus,

@@ -20,6 +20,7 @@ from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS, PARAM_SCHEDU
 from torch import nn
 
 from mmseg_daft.engine.configs import (
+    checkpoint_hook,
     further_domains,
     hook_of,
     hooks_of,
@@ -131,7 +132,7 @@ def check(folder: SweepFolder, method: str, cfg: Config) -> None:
     if validation_of(cfg) != folder.validation:
         raise SystemExit(f'{path}: it is another task than the first method, or validates on other images. Name '
                          'configs of one task.')
-    added = folder.validation and hook_of(cfg, 'CheckpointHook') is None  # by prepare
+    added = folder.validation and not checkpoint_hook(cfg)  # by prepare
     if not added and (problem := unsaved_end(cfg, by_unit=True)):
         raise SystemExit(f'{path}: {problem}')
     lowest = min([rate for step in protocol.steps if step.rates for rate in step.grid]
@@ -224,9 +225,9 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
     """Let a config validate as a sweep needs it, carry its hooks, keep to its work directory, divide its batch."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     if folder.validation:  # as often as the config says: the best model counts
-        if hook_of(cfg, 'CheckpointHook') is None:
+        if not checkpoint_hook(cfg):
             hooks.checkpoint = dict(type='CheckpointHook', by_epoch=bool(folder.epochs))
-        hook_of(cfg, 'CheckpointHook').update(save_best=folder.sweep.metric, rule='greater')
+        checkpoint_hook(cfg).update(save_best=folder.sweep.metric, rule='greater')
     else:  # at the end alone, where the final model counts
         cfg.train_cfg.val_interval = folder.length[1]
         for other in ('val_begin', 'dynamic_intervals'):
@@ -239,7 +240,7 @@ def prepare(folder: SweepFolder, cfg: Config) -> None:
         conversion.setdefault('statistics', f'{folder.path.resolve()}/statistics/{{pass}}.safetensors')
     # MMEngine puts checkpoints into out_dir/NAME_OF_WORK_DIR, which is the same for all runs.
     for hook in hooks_of(cfg):
-        if type_name(hook) == 'CheckpointHook':
+        if type_name(hook) == 'CheckpointHook' or hook is checkpoint_hook(cfg):
             hook.pop('out_dir', None)
     size, gpus = cfg.train_dataloader.get('batch_size'), max(1, folder.gpus_per_run)
     if not isinstance(size, int) or size < 1:

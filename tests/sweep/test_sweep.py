@@ -521,9 +521,11 @@ def test_a_config_that_does_not_save_its_end_under_the_name_that_is_looked_for_i
 
 def test_checkpoints_stay_in_the_folder_of_their_run(voc_root, tmp_path):
     """MMEngine would put those of all runs into one, and one run would resume another."""
-    cfg = small(VOC, tmp_path, voc_root, **{'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints')})
-    plan.prepare(folder_of(tmp_path / 'sweep'), cfg)
-    assert 'out_dir' not in cfg.default_hooks.checkpoint
+    for kind in ('CheckpointHook', 'MyCheckpointHook'):
+        cfg = small(VOC, tmp_path, voc_root, **{
+            'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints'), 'default_hooks.checkpoint.type': kind})
+        plan.prepare(folder_of(tmp_path / 'sweep'), cfg)
+        assert 'out_dir' not in cfg.default_hooks.checkpoint and cfg.default_hooks.checkpoint.type == kind
 
 
 def test_rates_that_are_nearly_the_same_are_two_runs_that_train_at_their_own(tmp_path):
