@@ -31,7 +31,7 @@ def draw_picture(demo: Demo, findings: Findings, rows: Sequence[Mapping[str, Any
         for row, place in zip(axes, SHOWN, strict=True):
             scene = _scene(demo, place)
             draw_row(row, scene, colors, place == SHOWN[0])
-            row[0].set_ylabel(SETS[place.split('/')[0]].replace(' ', '\n'))
+            row[0].set_ylabel(SETS[place.split('/')[0]].replace(' ', '\n'), fontsize=9)
         for axis, method in zip(axes[0, 2:], demo.methods, strict=True):
             means = [np.mean([row[key] for row in rows if row['method'] == method]) for key in SETS]
             axis.set_title('{}\nmIoU {:.1f} / {:.1f} / {:.1f}'.format(NAMES[method], *means))

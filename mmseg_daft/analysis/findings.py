@@ -128,17 +128,17 @@ class ImageDistortion:
 
 
 class DistortionMeter:
-    """Measure how far one method moved one stage's features: of each image, over all pixels, and over each class's.
+    """Measure how far one method moved one stage's features: of each image, over all pixels, and over each class's."""
 
-    The moments are for CKA: of features before with those after, before with themselves, after with themselves.
-    """
+    _AT_ONCE = 32  # mini-batches whose pooled features wait: to add them to the moments is a pass over (C, C) sums
 
     def __init__(self, classes: int = 0) -> None:
         self.images: list[ImageDistortion] = []
         self.pixel_cosine, self.pixel_distance = PixelHistogram(COSINE_EDGES), PixelHistogram(DISTANCE_EDGES)
         self.class_cosine = [PixelHistogram(COSINE_EDGES, 0) for _ in range(classes)]
         self.class_distance = [PixelHistogram(DISTANCE_EDGES, 0) for _ in range(classes)]
-        self.moments: list[distortion.CrossMoments] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._moments: list[distortion.CrossMoments] = []
 
     @torch.no_grad()
     def add(
@@ -154,9 +154,9 @@ class DistortionMeter:
             valid: Which positions are the image's and not padding, ``(N, H, W)``; ``None`` for all.
         """
         x, y = distortion.pooled(before, valid), distortion.pooled(after, valid)
-        self.moments = self.moments or [distortion.CrossMoments(before.shape[1]) for _ in range(3)]
-        for moments, pair in zip(self.moments, ((x, y), (x, x), (y, y)), strict=True):
-            moments.add(*pair)
+        self._waiting.append((x.cpu(), y.cpu()))
+        if len(self._waiting) == self._AT_ONCE:
+            self.moments()
         whole, pixels = distortion.feature_distortion(x, y), distortion.feature_distortion(before, after)
         for i, image in enumerate(images):
             inside = slice(None) if valid is None else valid[i]
@@ -174,6 +174,16 @@ class DistortionMeter:
                     record.class_pixels[class_] = int(mine.sum())
                     record.class_cosine[class_] = float(cosine[mine].mean())
 
+    def moments(self) -> list[distortion.CrossMoments]:
+        """Return those for CKA: of features before with those after, before with themselves, after with themselves."""
+        if self._waiting:
+            x, y = map(torch.cat, zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            self._moments = self._moments or [distortion.CrossMoments(x.shape[1]) for _ in range(3)]
+            for moments, pair in zip(self._moments, ((x, y), (x, x), (y, y)), strict=True):
+                moments.add(*pair)
+        return self._moments
+
     def histograms(self) -> list[PixelHistogram]:
         """Return all histograms, in a fixed order."""
         return [self.pixel_cosine, self.pixel_distance, *self.class_cosine, *self.class_distance]
@@ -183,17 +193,17 @@ class DistortionMeter:
         self.images = sorted(self.images + other.images, key=lambda image: image.number)
         for mine, its in zip(self.histograms(), other.histograms(), strict=True):
             mine.merge(its)
-        for mine, its in zip(self.moments, other.moments, strict=False):
+        for mine, its in zip(self.moments(), other.moments(), strict=False):
             mine.merge(its)
-        self.moments = self.moments or other.moments
+        self._moments = self._moments or other.moments()
 
     def cka(self) -> float:
         """Return linear CKA between the features before and after, averaged over pixels; over all images."""
-        return distortion.linear_cka(*self.moments)
+        return distortion.linear_cka(*self.moments())
 
     def debiased_cka(self) -> float:
         """Return the debiased variant, which few images do not inflate."""
-        return distortion.debiased_cka(*self.moments)
+        return distortion.debiased_cka(*self.moments())
 
 
 @dataclass(frozen=True)

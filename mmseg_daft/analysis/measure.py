@@ -260,18 +260,25 @@ class _Analyzer:
     ) -> Iterator[Scene]:
         """Yield one image for each of some runs and classes: ground truth, predictions, where the features changed.
 
-        Each model runs once.
+        Each model runs once, unless it sees the image in windows, or as AMP computes it.
         """
         sample = self.dataset[number]
         data = self.start.model.data_preprocessor(pseudo_collate([copy.deepcopy(sample)]), False)
         shape = shown_shape(sample['inputs'])
 
         def look(loaded: LoadedModel) -> tuple[Tensor, np.ndarray | None]:
-            features = self.features(loaded, data['inputs'], [number])[stage]
-            if not loaded.predicts or self.classifier:
-                return features, None
-            result = loaded.model.test_step(pseudo_collate([copy.deepcopy(sample)]))[0]
-            return features, nearest(result.pred_sem_seg.data, shape)
+            maps: list[Any] = []
+            predicted = None
+            if loaded.predicts and not self.classifier:
+                handle = loaded.model.backbone.register_forward_hook(lambda *call: maps.append(call[-1]))
+                try:
+                    result = loaded.model.test_step(pseudo_collate([copy.deepcopy(sample)]))[0]
+                finally:
+                    handle.remove()
+                predicted = nearest(result.pred_sem_seg.data, shape)
+            if len(maps) == 1 and not self.amp:  # else they are of windows of the image
+                return maps[0][self.places[stage]], predicted
+            return self.features(loaded, data['inputs'], [number])[stage], predicted
 
         before, predicted = look(self.start)
         _, valid = self._at_positions(data, before)

@@ -152,7 +152,6 @@ def draw_images(scenes: Sequence[Scene], classes: Sequence[str], palette: Sequen
     colors = np.asarray(palette, np.uint8).reshape(-1, 3)
     for row, scene in zip(axes, scenes, strict=True):
         draw_row(row, scene, colors, scene is scenes[0])
-        row[0].set_ylabel(scene.title, fontsize=7.5)
     if len(classes) == len(colors):
         draw_legend(figure, classes, colors, min(len(classes), 2 + columns), fontsize=7.5)
     return figure

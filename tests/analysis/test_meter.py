@@ -55,10 +55,15 @@ def test_batches_and_processes_do_not_matter():
 
 
 def test_memory_does_not_grow_but_by_a_few_numbers_an_image():
-    few, many = (len(pickle.dumps(measured(np.arange(n), 5, channels=48))) for n in (5, 205))
+    def size(n):
+        meters = measured(np.arange(n), 5, channels=48)
+        assert all(len(meter.moments()) == 3 for meter in meters.values())  # a few mini-batches wait for it
+        return len(pickle.dumps(meters))
+
+    few, many = size(5), size(205)
     assert (many - few) / 200 / 2 < 400  # bytes an image and method; its features have 13,824
     assert [sum(t.numel() for t in vars(moments).values() if isinstance(t, torch.Tensor))
-            for moments in measured(np.arange(9), channels=48)['A'].moments] == 3 * [48 * 48 + 4 * 48 + 3]
+            for moments in measured(np.arange(9), channels=48)['A'].moments()] == 3 * [48 * 48 + 4 * 48 + 3]
 
 
 def test_padding_is_left_out():

@@ -18,6 +18,8 @@ def report(distortion_case, tmp_path_factory):
 
 
 def test_the_report_opens_from_a_file_shows_every_figure_and_sorts(report, browser):
+    from selenium.webdriver.support.wait import WebDriverWait
+
     browser.get(report.as_uri())
     images = browser.execute_script(
         'return [...document.images].map(i => [i.alt, i.complete, i.naturalWidth, i.getBoundingClientRect().width])')
@@ -41,7 +43,8 @@ def test_the_report_opens_from_a_file_shows_every_figure_and_sorts(report, brows
 
     layers = browser.find_element('css selector', 'nav a[href="#table-5"]')
     layers.click()
-    assert browser.execute_script('return [...document.querySelectorAll("details")].at(-1).open')
+    WebDriverWait(browser, 30).until(  # the browser tells of the new place in the page later
+        lambda browser: browser.execute_script('return [...document.querySelectorAll("details")].at(-1).open'))
     change = browser.find_elements('css selector', 'table')[4].find_elements('css selector', 'th button')[-1]
     browser.execute_script('arguments[0].click()', change)
     sorted_ = browser.execute_script(
