@@ -10,13 +10,13 @@ data = dict(
              'scissors', 'sheep', 'strawberry', 'table', 'telephone', 'truck'))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(256, 256), interpolation='bicubic'),
+    dict(type='Resize', scale=(256, 256), interpolation='bicubic', backend='pillow'),
     dict(type='RandomCrop', crop_size=224),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs')]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(224, 224), interpolation='bicubic'),
+    dict(type='Resize', scale=(224, 224), interpolation='bicubic', backend='pillow'),
     dict(type='PackInputs')]
 train_dataloader = dict(dataset=dict(**data, ann_file='txt/sketch_train_mini.txt', pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(**data, ann_file='txt/sketch_test_mini.txt', pipeline=test_pipeline))

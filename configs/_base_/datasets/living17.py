@@ -5,12 +5,12 @@ data = dict(
     hierarchy='data/BREEDS-Benchmarks/imagenet_class_hierarchy/modified')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=224),
+    dict(type='RandomResizedCrop', scale=224, backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs')]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=256, edge='short'),
+    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs')]
 train_dataloader = dict(dataset=dict(**data, domain='source', split='train', pipeline=train_pipeline))

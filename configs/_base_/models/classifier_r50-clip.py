@@ -13,7 +13,7 @@ model = dict(
         _delete_=True,
         type='mmseg.CLIPResNet',
         depth=50,
-        norm_cfg=dict(type='BN', requires_grad=True),
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
         init_cfg=dict(prefix='visual', **start)),
     neck=dict(_delete_=True, type='CLIPAttentionPool', init_cfg=dict(prefix='visual.attnpool', **start)),
     head=dict(in_channels=1024))
