@@ -11,8 +11,9 @@ target and on a domain that it has not seen, and measures the domain gap; what i
 gathers the numbers; `rule` tells how well what was measured before training foretells what the conversion brings, and
 draws it beside the file.
 
-The rule that was written down before any of these was trained: convert where the linear read-out of the source's
-features is better than that with adapted statistics. Thresholds are fitted as well, always on the other shifts.
+The rule that was written down before these runs, from earlier ones on some shifts of the first half: convert where the
+linear read-out of the source's features is better than that with adapted statistics. Thresholds are fitted as well,
+always on the other shifts.
 """
 
 from __future__ import annotations
