@@ -57,7 +57,7 @@ def test_the_conversion_equals_an_independent_computation(make):
     model = runner.model.backbone.double()
     model.eval()
     model.load_state_dict(source)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm)}
     moments = {name: [] for name in layers}
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda layer, args, name=name: moments[name].append(
