@@ -15,6 +15,7 @@ from support import environment
 from support.classification import DAFT_CIFAR, small_classifier, write_classifier_start
 from support.small_runs import CONFIGS, Probe, train
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from docs.write_digits import write as write_digit
 from mmseg_daft import cli
@@ -57,7 +58,7 @@ def test_the_conversion_equals_an_independent_computation(make):
     model = runner.model.backbone.double()
     model.eval()
     model.load_state_dict(source)
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     moments = {name: [] for name in layers}
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda layer, args, name=name: moments[name].append(
