@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import FUNCTIONS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from support.pretrained_files import write_moco
 from support.small_runs import DAFT_VOC, log_of, small, train
@@ -152,13 +152,14 @@ def test_workers_do_not_change_the_statistics(daft):
     assert same(*results)
 
 
+@FUNCTIONS.register_module()
 def begin_worker(worker_id, folder):
     (Path(folder) / str(worker_id)).touch()
 
 
 def test_workers_begin_as_the_config_says(daft, tmp_path):
     runner = start(daft(**{'train_dataloader.num_workers': 2, 'train_dataloader.worker_init_fn': dict(
-        type=begin_worker, folder=str(tmp_path))}))
+        type='begin_worker', folder=str(tmp_path))}))
     runner.call_hook('before_train')
     assert (tmp_path / '0').exists() and (tmp_path / '1').exists()
 
