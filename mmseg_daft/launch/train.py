@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         SystemExit: ``--check-work-dir``, the directory holds checkpoints, and there is no ``--resume``; or, with it,
             ``load_from`` cannot be read, or may be the run's past as well as its start; or ``--amp`` does not fit.
     """
-    from mmseg_daft.engine.configs import hook_of, read_config
+    from mmseg_daft.engine.configs import checkpoint_hook, hook_of, read_config
     from mmseg_daft.engine.hooks.checkpoint_on_signal_hook import DEFAULT, SIGNALS, signals_of
 
     cfg = read_config(args.config, args.cfg_options, import_modules=False, needs=NEEDED_TO_TRAIN)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.amp and kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise SystemExit(f"--amp: mmseg's train.py does it for optim_wrapper.type='OptimWrapper' alone, and "
                          f"{args.config} has {kind}. Write type='AmpOptimWrapper', loss_scale='dynamic' there instead.")
-    out_dir = (hook_of(cfg, 'CheckpointHook') or {}).get('out_dir')  # of one's own, that may be remote
+    out_dir = (checkpoint_hook(cfg) or {}).get('out_dir')  # of one's own, that may be remote
     if args.resume and _first_rank() and not out_dir and (problem := mend_last_checkpoint(work_dir)):
         print(f'Resume: {problem}.', flush=True)
     words = _settled_words(args, cfg, work_dir) if args.resume and cfg.get('load_from') else args.words

@@ -5,10 +5,10 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from mmseg_daft.core.arguments import number, takes
-from mmseg_daft.engine.checkpoints import settle_start
+from mmseg_daft.engine.checkpoints import is_training, settle_start
 from mmseg_daft.engine.pretrained_weights import match_file, pretrained_starts, self_loaded
 
 
@@ -43,7 +43,7 @@ class PretrainedWeightsHook(Hook):
         """Check, before MMEngine loads anything, unless the run is resumed or no training."""
         settle_start(runner)
         resumes = runner._resume and (runner._load_from or Path(runner.work_dir, 'last_checkpoint').is_file())
-        if resumes or not isinstance(runner._train_loop, BaseLoop):
+        if resumes or not is_training(runner):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if runner._load_from:
